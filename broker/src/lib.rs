@@ -1,0 +1,1 @@
+//! The embedded single-node broker that speaks Kafka's protocol.

@@ -1,0 +1,1 @@
+//! The edge: sockets, tokens, leases and pushes.

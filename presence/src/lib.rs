@@ -1,0 +1,1 @@
+//! Derives presence from connection events.

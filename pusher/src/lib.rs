@@ -1,0 +1,1 @@
+//! Carries notifications from the log to the edges.

@@ -1,0 +1,1 @@
+//! What every process does and no domain owns: configuration, telemetry, shutdown, health.

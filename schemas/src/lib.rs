@@ -1,0 +1,1 @@
+//! What crosses a border: records, frames and push batches, and their schemas.

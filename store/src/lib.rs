@@ -1,0 +1,1 @@
+//! The connection store: the trait, ScyllaDB, embedded.
