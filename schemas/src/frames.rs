@@ -1,0 +1,99 @@
+//! Reads client frames and writes server frames: the socket's protocol.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::{ConnectionId, DecodeError, Position, json};
+
+/// A text frame from a client. Members unknown here are ignored.
+#[derive(Debug, Deserialize)]
+pub struct ClientFrame<'a> {
+    /// Selects the route: `ping`, `send`, `publish`, or one of the configured routes.
+    #[serde(borrow)]
+    pub action: Cow<'a, str>,
+    /// Any JSON, for routes that go to the log. `null` counts as a message.
+    #[serde(borrow, default, deserialize_with = "json::present")]
+    pub message: Option<&'a RawValue>,
+    /// Any JSON, echoed in the answer.
+    #[serde(borrow, default, deserialize_with = "json::present")]
+    pub id: Option<&'a RawValue>,
+}
+
+impl<'a> ClientFrame<'a> {
+    /// Reads a frame.
+    ///
+    /// # Errors
+    /// [`DecodeError`] if it is not a JSON object with a text `action`, or nests too deep.
+    pub fn decode(text: &'a str) -> Result<Self, DecodeError> {
+        json::check_depth("frame", text.as_bytes())?;
+        serde_json::from_str(text).map_err(|source| DecodeError::Json {
+            what: "frame",
+            source,
+        })
+    }
+}
+
+/// A text frame to a client, other than a notification's `data`.
+#[derive(Debug, Serialize)]
+#[serde(
+    tag = "type",
+    rename_all = "snake_case",
+    rename_all_fields = "camelCase"
+)]
+pub enum ServerFrame<'a> {
+    /// The answer to `ping`.
+    Pong {
+        /// 200.
+        status_code: u16,
+        /// The connection that asked.
+        connection_id: &'a ConnectionId,
+    },
+    /// The message is in the log.
+    Ack {
+        /// The route it took.
+        action: &'a str,
+        /// As in the client's frame.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a RawValue>,
+        /// 200.
+        status_code: u16,
+        /// Where it stands in the log.
+        message_id: &'a Position,
+    },
+    /// The frame was not carried out, or it is not known whether it was.
+    Error {
+        /// As in HTTP: 400 for what the client can mend, 5xx for what it can't.
+        status_code: u16,
+        /// For people.
+        message: &'a str,
+        /// As in the client's frame, if it could be read.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a RawValue>,
+        /// The connection concerned.
+        connection_id: &'a ConnectionId,
+        /// Names this answer in the edge's logs.
+        request_id: &'a str,
+        /// `unknown` when the message may or may not be in the log.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        outcome: Option<Outcome>,
+    },
+}
+
+/// What is known of a message that was not acknowledged in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It may or may not be in the log.
+    Unknown,
+}
+
+impl ServerFrame<'_> {
+    /// The frame's text.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        // Text keys, no floats, raw JSON already checked: serialization cannot fail.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}

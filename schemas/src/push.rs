@@ -1,0 +1,120 @@
+//! Describes what a pusher sends to an edge and what the edge answers.
+//!
+//! The body is [postcard](https://postcard.jamesmunns.com/wire-format), which has no field names:
+//! a change of these types is a new [`CONTENT_TYPE`].
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{ConnectionId, DecodeError, EdgeId, Epoch, UserId};
+
+/// The media type of batch and reply. An edge answers 415 to any other.
+pub const CONTENT_TYPE: &str = "application/vnd.sumu.push.v1+postcard";
+/// The path below an edge's `push_url`.
+pub const PATH: &str = "/internal/push";
+/// The header that carries the shared secret.
+pub const SECRET_HEADER: &str = "x-sumu-push-secret";
+
+/// Notifications of one partition for one edge, in log order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PushBatch {
+    /// The edge that is meant.
+    pub edge_id: EdgeId,
+    /// The life of it that is meant; another answers 409.
+    pub epoch: Epoch,
+    /// The notifications' topic.
+    pub topic: String,
+    /// Which life of that topic: offsets of two lives are not to be compared.
+    pub incarnation: u64,
+    /// The notifications' partition.
+    pub partition: i32,
+    /// Ascending by offset, not empty.
+    pub notifications: Vec<PushItem>,
+}
+
+/// One notification, for the connections of one edge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PushItem {
+    /// Its offset.
+    pub offset: i64,
+    /// Who is meant, among the edge's connections.
+    pub target: Target,
+    /// The text frame's payload: JSON, byte for byte as the application wrote it.
+    pub data: Bytes,
+    /// The trace that the producer began.
+    pub traceparent: Option<String>,
+}
+
+/// Who is meant. `users` and `connections` both empty: everybody. Both given: their union.
+/// `exclude_users` always applies.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// Every connection of these users. Sorted, without duplicates.
+    pub users: Vec<UserId>,
+    /// These connections. Sorted, without duplicates.
+    pub connections: Vec<ConnectionId>,
+    /// No connection of these users. Sorted, without duplicates.
+    pub exclude_users: Vec<UserId>,
+}
+
+impl Target {
+    /// Whether everybody is meant.
+    #[must_use]
+    pub const fn is_broadcast(&self) -> bool {
+        self.users.is_empty() && self.connections.is_empty()
+    }
+}
+
+/// What the edge did with a batch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PushReply {
+    /// The highest offset of this partition and incarnation that the edge has applied, now or before.
+    pub applied_through: i64,
+    /// How many connections were handed a frame.
+    pub delivered: u32,
+    /// How many were closed instead, because their queue was full.
+    pub overflowed: u32,
+    /// How many notifications had been applied before and were left out.
+    pub repeated: u32,
+}
+
+impl PushBatch {
+    /// Reads a batch.
+    ///
+    /// # Errors
+    /// [`DecodeError::Binary`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        read("push batch", bytes)
+    }
+
+    /// The request's body.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        write(self)
+    }
+}
+
+impl PushReply {
+    /// Reads a reply.
+    ///
+    /// # Errors
+    /// [`DecodeError::Binary`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        read("push reply", bytes)
+    }
+
+    /// The answer's body.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        write(self)
+    }
+}
+
+fn read<'a, T: Deserialize<'a>>(what: &'static str, bytes: &'a [u8]) -> Result<T, DecodeError> {
+    postcard::from_bytes(bytes).map_err(|source| DecodeError::Binary { what, source })
+}
+
+fn write<T: Serialize>(value: &T) -> Vec<u8> {
+    // Every length is known and memory is the only sink: serialization cannot fail.
+    postcard::to_stdvec(value).unwrap_or_default()
+}
