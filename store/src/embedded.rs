@@ -1,0 +1,294 @@
+//! Keeps connections and presence in memory, for one process; folded from the log at start.
+//!
+//! The same rules as CQL's, so that a pipeline cannot tell the two apart: the greatest timestamp wins,
+//! a delete beats a put of the same one, rows end with their TTL. A row that was deleted or expired
+//! is remembered for `tombstones` more, so that a late put of an older record does not bring it back.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use jiff::fmt::serde::unsigned_duration::friendly::compact;
+use schemas::{ConnectionId, ConnectionRow, Millis, UserId};
+use serde::{Deserialize, Serialize};
+
+use crate::mutation::ttl_seconds;
+use crate::{ConnectionStore, Mutation, PresenceRow, StoreError};
+
+/// Tells the time that TTLs count in.
+pub type Clock = Arc<dyn Fn() -> Millis + Send + Sync>;
+
+/// The limits of an [`EmbeddedStore`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The most rows it holds: connections, presence and tombstones together.
+    pub max_rows: usize,
+    /// How long a deleted or expired row is remembered; what CQL calls `gc_grace_seconds`.
+    #[serde(with = "compact::required")]
+    pub tombstones: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_rows: 1_000_000,
+            tombstones: Duration::from_mins(30),
+        }
+    }
+}
+
+impl Config {
+    /// All that is wrong with these settings.
+    #[must_use]
+    pub fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        if self.max_rows == 0 {
+            faults.push("max_rows must be at least 1".into());
+        }
+        if self.tombstones.is_zero() {
+            faults.push("tombstones must be longer than 0 s".into());
+        }
+        faults
+    }
+}
+
+/// A connection store in memory.
+pub struct EmbeddedStore {
+    config: Config,
+    clock: Clock,
+    tables: RwLock<Tables>,
+}
+
+impl EmbeddedStore {
+    /// An empty store that counts TTLs by `clock`.
+    #[must_use]
+    pub fn new(config: Config, clock: Clock) -> Self {
+        Self {
+            config,
+            clock,
+            tables: RwLock::default(),
+        }
+    }
+
+    /// Rows held, tombstones included: never more than [`Config::max_rows`].
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.read(Tables::rows)
+    }
+
+    fn read<T>(&self, f: impl FnOnce(&Tables) -> T) -> T {
+        // A panic while writing leaves whole rows: each mutation is applied by single inserts.
+        f(&self.tables.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl fmt::Debug for EmbeddedStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EmbeddedStore")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ConnectionStore for EmbeddedStore {
+    fn apply<'a>(&'a self, mutations: &'a [Mutation]) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let now = (self.clock)();
+            let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+            tables.forget(now);
+            mutations
+                .iter()
+                .try_for_each(|mutation| tables.apply(mutation, now, &self.config))
+        })
+    }
+
+    fn connections<'a>(
+        &'a self,
+        users: &'a [UserId],
+    ) -> BoxFuture<'a, Result<Vec<ConnectionRow>, StoreError>> {
+        Box::pin(async move {
+            let now = (self.clock)();
+            let users: HashSet<&UserId> = users.iter().collect();
+            Ok(self.read(|tables| {
+                users
+                    .into_iter()
+                    .flat_map(|user| tables.live(user, now))
+                    .cloned()
+                    .collect()
+            }))
+        })
+    }
+
+    fn presence<'a>(
+        &'a self,
+        users: &'a [UserId],
+    ) -> BoxFuture<'a, Result<Vec<PresenceRow>, StoreError>> {
+        Box::pin(async move {
+            let users: HashSet<&UserId> = users.iter().collect();
+            Ok(self.read(|tables| {
+                users
+                    .into_iter()
+                    .filter_map(|user| tables.presence.get(user))
+                    .cloned()
+                    .collect()
+            }))
+        })
+    }
+
+    fn ready(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// What the last write of a connection left.
+#[derive(Debug)]
+struct Cell {
+    at: Millis,
+    /// `None` once deleted.
+    row: Option<ConnectionRow>,
+    /// Until when `row` is seen.
+    expires: Millis,
+    /// When nothing of it is remembered.
+    forget: Millis,
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    connections: HashMap<UserId, HashMap<ConnectionId, Cell>>,
+    presence: HashMap<UserId, PresenceRow>,
+    /// When each cell is to be forgotten, soonest first; exactly one entry per cell.
+    due: BTreeSet<(Millis, UserId, ConnectionId)>,
+}
+
+impl Tables {
+    fn rows(&self) -> usize {
+        self.due.len() + self.presence.len()
+    }
+
+    fn live(&self, user: &UserId, now: Millis) -> impl Iterator<Item = &ConnectionRow> {
+        let cells = self
+            .connections
+            .get(user)
+            .into_iter()
+            .flat_map(HashMap::values);
+        cells
+            .filter(move |cell| now < cell.expires)
+            .filter_map(|cell| cell.row.as_ref())
+    }
+
+    fn apply(
+        &mut self,
+        mutation: &Mutation,
+        now: Millis,
+        config: &Config,
+    ) -> Result<(), StoreError> {
+        match mutation {
+            Mutation::Put { row, at, ttl } => {
+                let expires = now + Duration::from_secs(ttl_seconds(*ttl).unsigned_abs().into());
+                let forget = expires + config.tombstones;
+                let cell = Cell {
+                    at: *at,
+                    row: Some(row.clone()),
+                    expires,
+                    forget,
+                };
+                self.write(&row.user_id, &row.connection_id, cell, config)
+            }
+            Mutation::Delete {
+                user_id,
+                connection_id,
+                at,
+            } => {
+                let forget = now + config.tombstones;
+                let cell = Cell {
+                    at: *at,
+                    row: None,
+                    expires: now,
+                    forget,
+                };
+                self.write(user_id, connection_id, cell, config)
+            }
+            Mutation::Presence(row) => self.write_presence(row, config),
+        }
+    }
+
+    fn write(
+        &mut self,
+        user: &UserId,
+        connection: &ConnectionId,
+        cell: Cell,
+        config: &Config,
+    ) -> Result<(), StoreError> {
+        let full = self.rows() >= config.max_rows;
+        let held = self
+            .connections
+            .get(user)
+            .and_then(|cells| cells.get(connection));
+        match held {
+            Some(held) if !cell.supersedes(held) => return Ok(()),
+            Some(held) => drop(
+                self.due
+                    .remove(&(held.forget, user.clone(), connection.clone())),
+            ),
+            None if full => {
+                return Err(StoreError::Full {
+                    max_rows: config.max_rows,
+                });
+            }
+            None => {}
+        }
+        self.due
+            .insert((cell.forget, user.clone(), connection.clone()));
+        self.connections
+            .entry(user.clone())
+            .or_default()
+            .insert(connection.clone(), cell);
+        Ok(())
+    }
+
+    fn write_presence(&mut self, row: &PresenceRow, config: &Config) -> Result<(), StoreError> {
+        let full = self.rows() >= config.max_rows;
+        match self.presence.entry(row.user_id.clone()) {
+            Entry::Occupied(mut held) => {
+                if row.written_at() > held.get().written_at() {
+                    held.insert(row.clone());
+                }
+            }
+            Entry::Vacant(_) if full => {
+                return Err(StoreError::Full {
+                    max_rows: config.max_rows,
+                });
+            }
+            Entry::Vacant(free) => drop(free.insert(row.clone())),
+        }
+        Ok(())
+    }
+
+    /// Drops what was to be remembered until now.
+    fn forget(&mut self, now: Millis) {
+        while self.due.first().is_some_and(|(forget, ..)| *forget <= now) {
+            let Some((_, user, connection)) = self.due.pop_first() else {
+                return;
+            };
+            if let Entry::Occupied(mut cells) = self.connections.entry(user) {
+                cells.get_mut().remove(&connection);
+                if cells.get().is_empty() {
+                    cells.remove();
+                }
+            }
+        }
+    }
+}
+
+impl Cell {
+    /// Whether this write replaces what is held. Of two puts of one timestamp, which are one record
+    /// applied twice, the one that lasts longer stays.
+    fn supersedes(&self, held: &Self) -> bool {
+        let rank = |cell: &Self| (cell.at, cell.row.is_none(), cell.expires);
+        rank(self) > rank(held)
+    }
+}
