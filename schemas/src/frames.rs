@@ -28,10 +28,7 @@ impl<'a> ClientFrame<'a> {
     /// [`DecodeError`] if it is not a JSON object with a text `action`, or nests too deep.
     pub fn decode(text: &'a str) -> Result<Self, DecodeError> {
         json::check_depth("frame", text.as_bytes())?;
-        serde_json::from_str(text).map_err(|source| DecodeError::Json {
-            what: "frame",
-            source,
-        })
+        json::read_text("frame", text)
     }
 }
 

@@ -53,6 +53,14 @@ fn checked(
     }
 }
 
+/// Reads a number that is not negative, in its one form: digits without sign or leading zeros. So
+/// two texts that differ never name the same thing.
+pub(crate) fn decimal<T: FromStr>(text: &str) -> Option<T> {
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let canonical = digits && (text == "0" || !text.starts_with('0'));
+    canonical.then(|| text.parse().ok()).flatten()
+}
+
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -167,10 +175,7 @@ impl ConnectionId {
     fn parts(text: &str) -> Option<(&str, Epoch, u64)> {
         let (rest, random) = text.rsplit_once('.')?;
         let (edge, epoch) = rest.rsplit_once('.')?;
-        let epoch = epoch
-            .parse()
-            .ok()
-            .filter(|e| *e >= 0 && epoch.as_bytes()[0] != b'+')?;
+        let epoch = decimal(epoch)?;
         let digits = random.len() == 16
             && random
                 .bytes()

@@ -1,6 +1,5 @@
 //! Carries user JSON as the bytes it came in.
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
@@ -9,12 +8,32 @@ use crate::DecodeError;
 /// How deep user JSON may nest, counted in open brackets. Readers downstream often recurse.
 pub const MAX_DEPTH: usize = 128;
 
-/// Reads `what` from JSON bytes.
+/// Reads `what` from the bytes of a JSON object.
 ///
 /// # Errors
-/// [`DecodeError::Json`] if the bytes are not UTF-8, not JSON or not a `T`.
-pub fn read<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, DecodeError> {
-    serde_json::from_slice(bytes).map_err(|source| DecodeError::Json { what, source })
+/// [`DecodeError`] if the bytes are not UTF-8, not a JSON object or not a `T`.
+pub fn read<'a, T: Deserialize<'a>>(what: &'static str, bytes: &'a [u8]) -> Result<T, DecodeError> {
+    let text =
+        std::str::from_utf8(bytes).map_err(|source| DecodeError::NotUtf8 { what, source })?;
+    read_text(what, text)
+}
+
+/// As [`read`], from text.
+///
+/// # Errors
+/// [`DecodeError`] if the text is not a JSON object or not a `T`.
+pub fn read_text<'a, T: Deserialize<'a>>(
+    what: &'static str,
+    text: &'a str,
+) -> Result<T, DecodeError> {
+    // A struct can also be read from an array of its members: `[null,null,null,1]` would be a broadcast.
+    if !text
+        .trim_start_matches([' ', '\t', '\n', '\r'])
+        .starts_with('{')
+    {
+        return Err(DecodeError::NotAnObject(what));
+    }
+    serde_json::from_str(text).map_err(|source| DecodeError::Json { what, source })
 }
 
 /// Refuses JSON that nests deeper than [`MAX_DEPTH`]. The bytes need not be valid JSON.
@@ -53,6 +72,6 @@ where
 
 /// Writes one of this crate's own types as compact JSON, members in the order of the type.
 pub(crate) fn write<T: serde::Serialize>(value: &T) -> bytes::Bytes {
-    // Maps have text keys and no float is written: serialization cannot fail.
+    // Maps have text keys and JSON numbers are finite: serialization cannot fail.
     serde_json::to_vec(value).unwrap_or_default().into()
 }

@@ -52,6 +52,17 @@ pub enum DecodeError {
         /// What the JSON reader found.
         source: serde_json::Error,
     },
+    /// The bytes are not UTF-8.
+    #[error("reading {what}: {source}")]
+    NotUtf8 {
+        /// What was being read.
+        what: &'static str,
+        /// Where they stop being UTF-8.
+        source: std::str::Utf8Error,
+    },
+    /// The value is not a JSON object.
+    #[error("{0} is not a JSON object")]
+    NotAnObject(&'static str),
     /// The push batch or reply is not the binary form that was expected.
     #[error("reading {what}: {source}")]
     Binary {

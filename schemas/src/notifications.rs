@@ -62,8 +62,7 @@ impl Notification {
             return Err(DecodeError::Empty(WHAT));
         }
         json::check_depth(WHAT, value)?;
-        let request: NotificationRequest<'_> = serde_json::from_slice(value)
-            .map_err(|source| DecodeError::Json { what: WHAT, source })?;
+        let request: NotificationRequest<'_> = json::read(WHAT, value)?;
         Ok(Self {
             target: Target {
                 users: once(request.users),

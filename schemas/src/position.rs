@@ -7,6 +7,8 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::id::decimal;
+
 /// The identity of a record: `topic-partition-offset`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
@@ -44,12 +46,11 @@ impl FromStr for Position {
         let parts = || {
             let (rest, offset) = text.rsplit_once('-')?;
             let (topic, partition) = rest.rsplit_once('-')?;
-            let digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
-            (!topic.is_empty() && digits(partition) && digits(offset)).then_some(())?;
+            (!topic.is_empty()).then_some(())?;
             Some(Self {
                 topic: topic.into(),
-                partition: partition.parse().ok()?,
-                offset: offset.parse().ok()?,
+                partition: decimal(partition)?,
+                offset: decimal(offset)?,
             })
         };
         parts().ok_or_else(|| PositionError(text.into()))

@@ -111,7 +111,13 @@ impl PushReply {
 }
 
 fn read<'a, T: Deserialize<'a>>(what: &'static str, bytes: &'a [u8]) -> Result<T, DecodeError> {
-    postcard::from_bytes(bytes).map_err(|source| DecodeError::Binary { what, source })
+    let error = |source| DecodeError::Binary { what, source };
+    let (value, rest) = postcard::take_from_bytes(bytes).map_err(error)?;
+    if rest.is_empty() {
+        Ok(value)
+    } else {
+        Err(error(postcard::Error::DeserializeBadEncoding))
+    }
 }
 
 fn write<T: Serialize>(value: &T) -> Vec<u8> {

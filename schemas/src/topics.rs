@@ -90,18 +90,18 @@ impl Topics {
         vec![
             TopicSpec::new(&self.connections, many, DELETE)
                 .requires("message.timestamp.type", "LogAppendTime")
-                .with("retention.ms", 7 * DAY_MS),
+                .with("retention.ms", &(7 * DAY_MS)),
             TopicSpec::new(&self.messages_send, many, DELETE),
             TopicSpec::new(&self.messages_publish, many, DELETE),
-            TopicSpec::new(&self.notifications, many, DELETE).with("max.message.bytes", input),
+            TopicSpec::new(&self.notifications, many, DELETE).with("max.message.bytes", &input),
             TopicSpec::new(&self.notifications_dlq, many, DELETE)
-                .with("max.message.bytes", input + DLQ_HEADROOM_BYTES),
+                .with("max.message.bytes", &(input + DLQ_HEADROOM_BYTES)),
             TopicSpec::new(&self.presence, many, COMPACT),
             TopicSpec::new(&self.edges, 1, COMPACT)
                 .requires("message.timestamp.type", "LogAppendTime")
-                .with("segment.ms", EDGES_SEGMENT_MS),
+                .with("segment.ms", &EDGES_SEGMENT_MS),
             TopicSpec::new(&self.revocations, 1, COMPACT)
-                .with("min.compaction.lag.ms", layout.revocation_retention_ms),
+                .with("min.compaction.lag.ms", &layout.revocation_retention_ms),
         ]
     }
 }
@@ -116,17 +116,17 @@ impl TopicSpec {
         };
         match cleanup {
             COMPACT => spec.requires("cleanup.policy", COMPACT),
-            policy => spec.with("cleanup.policy", policy),
+            policy => spec.with("cleanup.policy", &policy),
         }
     }
 
-    fn with(mut self, setting: &'static str, value: impl ToString) -> Self {
+    fn with(mut self, setting: &'static str, value: &impl ToString) -> Self {
         self.settings.push((setting, value.to_string()));
         self
     }
 
     fn requires(mut self, setting: &'static str, value: &str) -> Self {
         self.required.push(setting);
-        self.with(setting, value)
+        self.with(setting, &value)
     }
 }
