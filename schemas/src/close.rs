@@ -123,3 +123,73 @@ const fn row(code: CloseCode, reason: &'static str, advice: Advice) -> CloseCode
         advice,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A row of the page: `| 1000 | client_closed | nothing | … |`.
+    fn page_row(line: &str) -> Option<(u16, &str, &str)> {
+        let mut cells = line.strip_prefix('|')?.split('|').map(str::trim);
+        let code = cells.next()?.parse().ok()?;
+        Some((code, cells.next()?.trim_matches('`'), cells.next()?))
+    }
+
+    #[test]
+    fn the_page_says_what_the_table_says() {
+        let page = include_str!("../../docs/protocol.md");
+        let (_, page) = page.split_once("## Close codes").expect("the section");
+        let said: Vec<_> = page.lines().filter_map(page_row).collect();
+        let meant: Vec<_> = CloseCode::TABLE
+            .iter()
+            .map(|row| {
+                let advice = match row.advice {
+                    Advice::Nothing => "nothing",
+                    Advice::Mend => "mend what you send",
+                    Advice::Reconnect => "reconnect",
+                    Advice::NewToken => "get a new token",
+                    Advice::SlowDown => "slow down",
+                    Advice::Stop => "stop",
+                };
+                (row.code.0, row.reason, advice)
+            })
+            .collect();
+        assert_eq!(said, meant);
+    }
+
+    #[test]
+    fn codes_are_listed_once_in_order() {
+        assert!(CloseCode::TABLE.is_sorted_by(|a, b| a.code.0 < b.code.0));
+    }
+
+    #[test]
+    fn a_client_cannot_speak_for_sumu() {
+        for row in CloseCode::TABLE {
+            let own = matches!(row.code.0, 1000 | 1001);
+            let logged = CloseCode::from_client(Some(row.code.0));
+            assert_eq!(logged == row.code, own, "{row:?}");
+            assert!(own || !logged.ends_presence_at_once(false), "{row:?}");
+        }
+        assert_eq!(CloseCode::from_client(None), CloseCode::NO_CODE);
+        assert_eq!(
+            CloseCode::from_client(Some(4123)).reason(),
+            "client_closed_other"
+        );
+        assert_eq!(CloseCode::CLIENT_OTHER.reason(), "client_closed_other");
+    }
+
+    #[test]
+    fn presence_ends_at_once_when_the_user_meant_it_or_may_not_stay() {
+        assert!(CloseCode::NORMAL.ends_presence_at_once(true));
+        assert!(
+            !CloseCode::NORMAL.ends_presence_at_once(false),
+            "sumu closed with 1000"
+        );
+        for code in [1001, 1006, 1009, 1012, 4001, 4408, 4410, 4429].map(CloseCode) {
+            assert!(!code.ends_presence_at_once(false), "{code:?}");
+        }
+        for code in [CloseCode::TOKEN_EXPIRED, CloseCode::REVOKED] {
+            assert!(code.ends_presence_at_once(false), "{code:?}");
+        }
+    }
+}

@@ -60,7 +60,7 @@ pub struct Closed {
     pub edge_id: EdgeId,
     /// That edge's life.
     pub epoch: Epoch,
-    /// As in [`ConnectionRow::lease_until`].
+    /// The event is ignored by every fold if it was appended after this moment.
     pub lease_until: Millis,
     /// The close code, RFC 6455 §7.4 or one of sumu's own; 1006 for a drop without a close frame.
     pub code: CloseCode,
@@ -80,6 +80,10 @@ pub struct EdgeExpired {
     /// The record in `edges` that justifies this one.
     pub expiry: Position,
 }
+
+/// The value of `tick`: an empty object. Only the record's append time counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Tick {}
 
 impl ConnectionEvent {
     /// `ce_type` of `opened`.

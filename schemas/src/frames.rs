@@ -2,22 +2,25 @@
 
 use std::borrow::Cow;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{ConnectionId, DecodeError, Position, json};
 
 /// A text frame from a client. Members unknown here are ignored.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub struct ClientFrame<'a> {
     /// Selects the route: `ping`, `send`, `publish`, or one of the configured routes.
     #[serde(borrow)]
     pub action: Cow<'a, str>,
     /// Any JSON, for routes that go to the log. `null` counts as a message.
     #[serde(borrow, default, deserialize_with = "json::present")]
+    #[schemars(with = "serde_json::Value")]
     pub message: Option<&'a RawValue>,
     /// Any JSON, echoed in the answer.
     #[serde(borrow, default, deserialize_with = "json::present")]
+    #[schemars(with = "serde_json::Value")]
     pub id: Option<&'a RawValue>,
 }
 
@@ -33,7 +36,7 @@ impl<'a> ClientFrame<'a> {
 }
 
 /// A text frame to a client, other than a notification's `data`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(
     tag = "type",
     rename_all = "snake_case",
@@ -53,6 +56,7 @@ pub enum ServerFrame<'a> {
         action: &'a str,
         /// As in the client's frame.
         #[serde(skip_serializing_if = "Option::is_none")]
+        #[schemars(with = "serde_json::Value")]
         id: Option<&'a RawValue>,
         /// 200.
         status_code: u16,
@@ -67,6 +71,7 @@ pub enum ServerFrame<'a> {
         message: &'a str,
         /// As in the client's frame, if it could be read.
         #[serde(skip_serializing_if = "Option::is_none")]
+        #[schemars(with = "serde_json::Value")]
         id: Option<&'a RawValue>,
         /// The connection concerned.
         connection_id: &'a ConnectionId,
@@ -79,7 +84,7 @@ pub enum ServerFrame<'a> {
 }
 
 /// What is known of a message that was not acknowledged in time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// It may or may not be in the log.

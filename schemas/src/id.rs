@@ -62,11 +62,11 @@ pub(crate) fn decimal<T: FromStr>(text: &str) -> Option<T> {
 }
 
 macro_rules! text_id {
-    ($(#[$doc:meta])* $name:ident) => {
+    ($(#[$doc:meta])* $name:ident, { $($key:literal = $value:expr),* }) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
         #[serde(try_from = "String", into = "String")]
-        #[schemars(with = "String")]
+        #[schemars(extend($($key = $value),*))]
         pub struct $name(Arc<str>);
 
         impl $name {
@@ -123,19 +123,22 @@ macro_rules! text_id {
 
 text_id! {
     /// A user: the token's `sub`, or the claim configured in its place. 1 to 256 bytes, no control
-    /// characters. Cloning shares the text.
-    UserId
+    /// characters.
+    UserId,
+    { "minLength" = 1, "maxLength" = UserId::MAX_BYTES }
 }
 
 text_id! {
     /// The configured or generated name of an edge node: 1 to 64 of `A–Z a–z 0–9 . _ -`.
-    EdgeId
+    EdgeId,
+    { "pattern" = "^[A-Za-z0-9._-]{1,64}$" }
 }
 
 text_id! {
     /// One socket, as `edge.epoch.random`: the edge and its epoch can be read off it, so a push to
     /// it needs no look-up. `random` is 16 hexadecimal digits.
-    ConnectionId
+    ConnectionId,
+    { "pattern" = r"^[A-Za-z0-9._-]{1,64}\.(0|[1-9][0-9]*)\.[0-9a-f]{16}$" }
 }
 
 impl UserId {

@@ -12,7 +12,7 @@ use crate::id::decimal;
 /// The identity of a record: `topic-partition-offset`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
-#[schemars(with = "String")]
+#[schemars(with = "String", extend("pattern" = r"^.+-(0|[1-9][0-9]*)-(0|[1-9][0-9]*)$"))]
 pub struct Position {
     /// The topic's full name. May itself hold dashes.
     pub topic: Arc<str>,

@@ -130,3 +130,70 @@ impl TopicSpec {
         self.with(setting, &value)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each topic as `name partitions setting=value, …`; `!` marks a setting that is required.
+    fn laid_out() -> Vec<String> {
+        let layout = Layout {
+            partitions: 3,
+            max_notification_bytes: 1000,
+            revocation_retention_ms: 2000,
+        };
+        let show = |spec: TopicSpec| {
+            let settings = spec.settings.iter().map(|(name, value)| {
+                let required = if spec.required.contains(name) {
+                    "!"
+                } else {
+                    ""
+                };
+                format!(" {name}={value}{required}")
+            });
+            format!(
+                "{} {}{}",
+                spec.name,
+                spec.partitions,
+                settings.collect::<String>()
+            )
+        };
+        Topics::new("s.")
+            .specs(layout)
+            .into_iter()
+            .map(show)
+            .collect()
+    }
+
+    #[test]
+    fn topics_are_laid_out_as_documented() {
+        let week = "retention.ms=604800000";
+        let time = "message.timestamp.type=LogAppendTime!";
+        assert_eq!(
+            laid_out(),
+            [
+                format!("s.connections 3 cleanup.policy=delete {time} {week}"),
+                "s.messages.send 3 cleanup.policy=delete".into(),
+                "s.messages.publish 3 cleanup.policy=delete".into(),
+                "s.notifications 3 cleanup.policy=delete max.message.bytes=1000".into(),
+                "s.notifications.dlq 3 cleanup.policy=delete max.message.bytes=66536".into(),
+                "s.presence 3 cleanup.policy=compact!".into(),
+                format!("s.edges 1 cleanup.policy=compact! {time} segment.ms=600000"),
+                "s.revocations 1 cleanup.policy=compact! min.compaction.lag.ms=2000".into(),
+            ]
+        );
+    }
+
+    /// A setting that names what it requires must have been given a value.
+    #[test]
+    fn required_settings_have_values() {
+        for spec in Topics::new("").specs(Layout::default()) {
+            for required in &spec.required {
+                assert!(
+                    spec.settings.iter().any(|(name, _)| name == required),
+                    "{spec:?}"
+                );
+            }
+        }
+    }
+}
