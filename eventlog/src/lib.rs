@@ -1,1 +1,36 @@
 //! The one way to the log, over rdkafka.
+//!
+//! ```text
+//!                        ┌─ Producer ──────────────append──▶ Appended { position, append_time }
+//!   Config ──▶ Log ──────┼─ GroupConsumer ◀─ Assigned | Revoked | Records ── the group's partitions
+//!    (topics made        ├─ TransactionalProducer ─commit──▶ outputs + offsets, all or none
+//!     and checked)       ├─ Reader ◀────────────── Records ── chosen partitions, no group
+//!                        └─ Edges ◀─ follows `edges` ─▶ Membership (fold) ─▶ LeaseWatch (judge)
+//! ```
+//!
+//! Readers see committed records only. Nothing of rdkafka shows in this crate's interface.
+//! [`membership`] and [`lease`] are pure: no I/O, no clock.
+
+pub mod config;
+pub mod edges;
+pub mod error;
+pub mod group;
+pub mod lease;
+pub mod log;
+pub mod membership;
+pub mod producer;
+pub mod reader;
+pub mod record;
+pub mod transaction;
+
+pub use config::Config;
+pub use edges::Edges;
+pub use error::{AppendError, LogError, TransactionError};
+pub use group::{GroupConsumer, GroupEvent};
+pub use lease::LeaseWatch;
+pub use log::Log;
+pub use membership::Membership;
+pub use producer::{Append, Producer};
+pub use reader::Reader;
+pub use record::{Appended, Commit, Committed, NewRecord, Record, Start, TopicPartition};
+pub use transaction::TransactionalProducer;
