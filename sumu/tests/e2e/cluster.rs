@@ -1,0 +1,201 @@
+//! Runs sumu's roles as processes of their own, on real servers, and kills them.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+const SECRET: &str = "end-to-end-secret-of-thirty-two-bytes";
+
+/// Where the real servers are; `None` when this run has none.
+#[derive(Clone, Debug)]
+pub struct Servers {
+    pub kafka: String,
+    pub cql: String,
+}
+
+impl Servers {
+    /// # Panics
+    /// If the run requires servers and they are not named.
+    #[expect(clippy::disallowed_methods, reason = "where the test servers are is the environment's to say")]
+    pub fn from_env() -> Option<Self> {
+        let named = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        match (named("SUMU_TEST_KAFKA"), named("SUMU_TEST_CQL")) {
+            (Some(kafka), Some(cql)) => Some(Self { kafka, cql }),
+            _ if named("SUMU_TEST_REQUIRE_SERVERS").is_some() => {
+                panic!("SUMU_TEST_KAFKA and SUMU_TEST_CQL are required in this run")
+            }
+            _ => None,
+        }
+    }
+}
+
+/// One deployment: topics and keyspace of its own, configuration files, and running processes.
+pub struct Cluster {
+    pub servers: Servers,
+    /// The topic prefix, which also makes group names unique.
+    pub prefix: String,
+    dir: TempDir,
+    processes: Vec<Process>,
+}
+
+struct Process {
+    role: &'static str,
+    name: String,
+    ports: Option<(u16, u16)>,
+    child: Child,
+}
+
+impl Cluster {
+    /// Makes the topics of a new deployment.
+    pub fn new(servers: Servers) -> Self {
+        let tag = format!("e2e{}x{}", std::process::id(), free_port());
+        let cluster =
+            Self { servers, prefix: format!("{tag}."), dir: TempDir::new().unwrap(), processes: vec![] };
+        fs::write(cluster.config(), cluster.common(&tag)).unwrap();
+        let status = cluster.command("topics").status().unwrap();
+        assert!(status.success(), "sumu topics: {status}");
+        cluster
+    }
+
+    fn config(&self) -> PathBuf {
+        self.dir.path().join("sumu.toml")
+    }
+
+    fn common(&self, keyspace: &str) -> String {
+        let Servers { kafka, cql } = &self.servers;
+        let prefix = &self.prefix;
+        include_str!("sumu.toml")
+            .replace("{kafka}", kafka)
+            .replace("{cql}", cql)
+            .replace("{prefix}", prefix)
+            .replace("{keyspace}", keyspace)
+            .replace("{secret}", SECRET)
+    }
+
+    fn command(&self, role: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sumu"));
+        command.arg(role).arg("--config").arg(self.config()).stdin(Stdio::null());
+        command
+    }
+
+    /// Starts `count` of a role, named `role-1`, `role-2`, … Answers when each says that it is ready.
+    pub async fn start(&mut self, role: &'static str, count: usize) {
+        for i in 1..=count {
+            let process = self.spawn(role, format!("{role}-{i}"), (free_port(), free_port()));
+            self.processes.push(process);
+        }
+        for i in 1..=count {
+            self.wait_ready(&format!("{role}-{i}")).await;
+        }
+    }
+
+    fn spawn(&self, role: &'static str, name: String, ports: (u16, u16)) -> Process {
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.dir.path().join(format!("{name}.log")))
+            .unwrap();
+        let mut command = self.command(role);
+        command
+            .env("SUMU__ADMIN__LISTEN", format!("127.0.0.1:{}", ports.1))
+            .stdout(log.try_clone().unwrap())
+            .stderr(log);
+        if role == "ingest" {
+            command
+                .env("SUMU__INGEST__LISTEN", format!("127.0.0.1:{}", ports.0))
+                .env("SUMU__INGEST__EDGE_ID", &name);
+        }
+        Process { role, name, ports: Some(ports), child: command.spawn().unwrap() }
+    }
+
+    pub async fn wait_ready(&self, name: &str) {
+        let url = format!("http://127.0.0.1:{}/readyz", self.admin_port(name));
+        let deadline = Instant::now() + Duration::from_secs(90);
+        loop {
+            let answer = reqwest::get(&url).await;
+            if answer.as_ref().is_ok_and(|a| a.status().is_success()) {
+                return;
+            }
+            if Instant::now() > deadline {
+                let body = match answer {
+                    Ok(a) => a.text().await.unwrap_or_default(),
+                    Err(e) => e.to_string(),
+                };
+                panic!("{name} is not ready: {body}\n{}", self.log(name));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    pub fn log(&self, name: &str) -> String {
+        let text = fs::read_to_string(self.dir.path().join(format!("{name}.log"))).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(60)..].join("\n")
+    }
+
+    fn process(&self, name: &str) -> &Process {
+        self.processes.iter().find(|p| p.name == name).unwrap()
+    }
+
+    pub fn admin_port(&self, name: &str) -> u16 {
+        self.process(name).ports.unwrap().1
+    }
+
+    /// The socket URLs of all edges.
+    pub fn edges(&self) -> Vec<String> {
+        let edges = self.processes.iter().filter(|p| p.role == "ingest");
+        edges.map(|p| format!("ws://127.0.0.1:{}/push", p.ports.unwrap().0)).collect()
+    }
+
+    /// A token for that user, from the binary's own `token`.
+    pub fn token(user: &str) -> String {
+        let output = Command::new(env!("CARGO_BIN_EXE_sumu"))
+            .args(["token", "--sub", user, "--hs256-secret", SECRET])
+            .output()
+            .unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self, name: &str) {
+        let process = self.processes.iter_mut().find(|p| p.name == name).unwrap();
+        process.child.kill().unwrap();
+        process.child.wait().unwrap();
+    }
+
+    /// Starts a killed process again, under its name and ports.
+    pub async fn restart(&mut self, name: &str) {
+        let index = self.processes.iter().position(|p| p.name == name).unwrap();
+        let (role, ports) = (self.processes[index].role, self.processes[index].ports.unwrap());
+        self.processes[index] = self.spawn(role, name.to_owned(), ports);
+        self.wait_ready(name).await;
+    }
+
+    pub fn topic(&self, rest: &str) -> String {
+        format!("{}{rest}", self.prefix)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for process in &mut self.processes {
+            let _already_gone = process.child.kill();
+            let _reaped = process.child.wait();
+        }
+        if std::thread::panicking() {
+            for process in &self.processes {
+                eprintln!("--- {}\n{}", process.name, self.log(&process.name));
+            }
+        }
+    }
+}
+
+/// A port that nobody listens on just now.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}

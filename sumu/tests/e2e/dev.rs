@@ -1,0 +1,100 @@
+//! Runs `sumu dev` as a process with a data folder of its own.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::cluster::free_port;
+
+/// `sumu dev`, on free ports.
+pub struct Dev {
+    dir: TempDir,
+    listen: u16,
+    broker: u16,
+    child: Child,
+}
+
+impl Dev {
+    /// Starts it on an empty folder. Answers when it is ready.
+    pub async fn start() -> Self {
+        let dir = TempDir::new().unwrap();
+        let (listen, broker) = (free_port(), free_port());
+        let child = spawn(&dir, listen, broker);
+        let dev = Self { dir, listen, broker, child };
+        dev.wait_ready().await;
+        dev
+    }
+
+    /// SIGKILL, then the same command again.
+    pub async fn kill_and_restart(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.child = spawn(&self.dir, self.listen, self.broker);
+        self.wait_ready().await;
+    }
+
+    async fn wait_ready(&self) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let url = format!("{}/readyz", self.http());
+        while !reqwest::get(&url).await.is_ok_and(|answer| answer.status().is_success()) {
+            assert!(Instant::now() < deadline, "sumu dev is not ready\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    pub fn http(&self) -> String {
+        format!("http://127.0.0.1:{}", self.listen)
+    }
+
+    pub fn socket(&self) -> String {
+        format!("ws://127.0.0.1:{}/push", self.listen)
+    }
+
+    pub fn brokers(&self) -> String {
+        format!("127.0.0.1:{}", self.broker)
+    }
+
+    /// A token from `sumu token`, with the secret that the data folder keeps.
+    pub fn token(&self, user: &str) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sumu"));
+        command.args(["token", "--sub", user, "--data"]).arg(self.data());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        let _already_gone = self.child.kill();
+        let _reaped = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- sumu dev\n{}", self.log());
+        }
+    }
+}
+
+fn spawn(dir: &TempDir, listen: u16, broker: u16) -> Child {
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.path().join("log")).unwrap();
+    Command::new(env!("CARGO_BIN_EXE_sumu"))
+        .arg("dev")
+        .arg("--data")
+        .arg(dir.path().join("data"))
+        .args(["--listen", &format!("127.0.0.1:{listen}")])
+        .args(["--broker-listen", &format!("127.0.0.1:{broker}")])
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}

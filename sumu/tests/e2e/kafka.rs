@@ -1,0 +1,110 @@
+//! Plays the application: an ordinary Kafka producer and ordinary consumers, with nothing of sumu's.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rdkafka::Message;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{Consumer, StreamConsumer};
+use rdkafka::message::Headers;
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use tokio::task::JoinHandle;
+
+/// A record as an application sees it.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+    pub key: Option<String>,
+    pub value: Vec<u8>,
+    pub headers: Vec<(String, String)>,
+}
+
+impl Seen {
+    pub fn position(&self) -> String {
+        format!("{}-{}-{}", self.topic, self.partition, self.offset)
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+}
+
+/// An ordinary producer: keyless records go to partitions of the client's choice.
+pub struct Producer(FutureProducer);
+
+impl Producer {
+    pub fn new(brokers: &str) -> Self {
+        let producer = ClientConfig::new()
+            .set("bootstrap.servers", brokers)
+            .set("message.timeout.ms", "60000")
+            .set("enable.idempotence", "true")
+            .set("sticky.partitioning.linger.ms", "0")
+            .create()
+            .unwrap();
+        Self(producer)
+    }
+
+    /// Answers partition and offset once the broker acknowledged.
+    pub async fn send(&self, topic: &str, value: Option<&[u8]>) -> (i32, i64) {
+        let record: FutureRecord<'_, (), [u8]> = FutureRecord { payload: value, ..FutureRecord::to(topic) };
+        let delivery = self.0.send(record, Duration::from_secs(60)).await.unwrap();
+        (delivery.partition, delivery.offset)
+    }
+}
+
+/// A consumer group member that keeps all it sees.
+pub struct Consumed {
+    seen: Arc<Mutex<Vec<Seen>>>,
+    task: JoinHandle<()>,
+}
+
+impl Consumed {
+    pub fn start(brokers: &str, group: &str, topics: &[&str]) -> Self {
+        let consumer: StreamConsumer = ClientConfig::new()
+            .set("bootstrap.servers", brokers)
+            .set("group.id", group)
+            .set("auto.offset.reset", "earliest")
+            .set("isolation.level", "read_committed")
+            .create()
+            .unwrap();
+        consumer.subscribe(topics).unwrap();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&seen);
+        let task = tokio::spawn(async move {
+            loop {
+                // Errors here are the broker's absence: the client comes back by itself.
+                if let Ok(message) = consumer.recv().await {
+                    sink.lock().unwrap().push(seen_from(&message));
+                }
+            }
+        });
+        Self { seen, task }
+    }
+
+    pub fn all(&self) -> Vec<Seen> {
+        self.seen.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Consumed {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn seen_from(message: &rdkafka::message::BorrowedMessage<'_>) -> Seen {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let headers = message.headers().map_or_else(Vec::new, |headers| {
+        headers.iter().map(|h| (h.key.to_owned(), h.value.map(text).unwrap_or_default())).collect()
+    });
+    Seen {
+        topic: message.topic().to_owned(),
+        partition: message.partition(),
+        offset: message.offset(),
+        key: message.key().map(text),
+        value: message.payload().unwrap_or_default().to_vec(),
+        headers,
+    }
+}

@@ -1,0 +1,23 @@
+//! Runs the whole system as its users do: real processes, real sockets, a real log.
+//!
+//! `guarantees` needs Kafka and a CQL server; `embedded` and `interop` run on `sumu dev` alone.
+
+mod check;
+mod cluster;
+mod dev;
+mod device;
+mod embedded;
+mod guarantees;
+mod interop;
+mod kafka;
+
+use std::time::{Duration, Instant};
+
+/// Waits for a condition; a minute and a half is far more than any lease, grace or time-out here.
+pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(90);
+    while !condition() {
+        assert!(Instant::now() < deadline, "not within 90 s: {what}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
