@@ -1,1 +1,0 @@
-//! What is measured, how, and the results.
