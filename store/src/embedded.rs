@@ -292,3 +292,141 @@ impl Cell {
         rank(self) > rank(held)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use futures_util::FutureExt;
+    use schemas::presence::Status;
+    use schemas::{EdgeId, Epoch};
+
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(10);
+
+    struct Bench {
+        store: EmbeddedStore,
+        now: Arc<AtomicI64>,
+    }
+
+    impl Bench {
+        fn new(max_rows: usize) -> Self {
+            let now = Arc::new(AtomicI64::new(0));
+            let clock = Arc::clone(&now);
+            let clock = Arc::new(move || Millis(clock.load(Ordering::Relaxed)));
+            let config = Config {
+                max_rows,
+                tombstones: Duration::from_secs(20),
+            };
+            Self {
+                store: EmbeddedStore::new(config, clock),
+                now,
+            }
+        }
+
+        fn apply(&self, mutations: &[Mutation]) -> Result<(), StoreError> {
+            self.store.apply(mutations).now_or_never().unwrap()
+        }
+
+        fn open(&self, user: &str) -> usize {
+            let users = [user.parse().unwrap()];
+            self.store
+                .connections(&users)
+                .now_or_never()
+                .unwrap()
+                .unwrap()
+                .len()
+        }
+
+        fn at(&self, seconds: i64) {
+            self.now.store(seconds * 1_000, Ordering::Relaxed);
+        }
+    }
+
+    fn connection(n: u64) -> ConnectionId {
+        ConnectionId::new(&edge(), Epoch(7), n)
+    }
+
+    fn edge() -> EdgeId {
+        "edge-1".parse().unwrap()
+    }
+
+    fn put(user: &str, n: u64, at: i64) -> Mutation {
+        let row = ConnectionRow {
+            user_id: user.parse().unwrap(),
+            connection_id: connection(n),
+            edge_id: edge(),
+            epoch: Epoch(7),
+            lease_until: Millis(at),
+            opened_at: Millis(at),
+            expires_at: None,
+            source_ip: "::1".into(),
+            user_agent: None,
+            claims: None,
+        };
+        Mutation::Put {
+            row,
+            at: Millis(at),
+            ttl: TTL,
+        }
+    }
+
+    fn delete(user: &str, n: u64, at: i64) -> Mutation {
+        let user_id = user.parse().unwrap();
+        Mutation::Delete {
+            user_id,
+            connection_id: connection(n),
+            at: Millis(at),
+        }
+    }
+
+    fn left(user: &str) -> Mutation {
+        Mutation::Presence(PresenceRow {
+            user_id: user.parse().unwrap(),
+            status: Status::Offline,
+            since: Millis(1),
+            last_seen: None,
+            devices: 0,
+            position: "t-0-1".parse().unwrap(),
+        })
+    }
+
+    #[test]
+    fn it_refuses_new_rows_when_it_is_full_and_takes_them_when_rows_went() {
+        let bench = Bench::new(3);
+        bench
+            .apply(&[put("ann", 1, 1), delete("bob", 2, 1), left("ann")])
+            .unwrap();
+        for more in [put("cid", 3, 1), delete("cid", 3, 1), left("cid")] {
+            let error = bench.apply(&[more]).unwrap_err();
+            assert!(matches!(error, StoreError::Full { max_rows: 3 }), "{error}");
+            assert!(error.is_transient());
+        }
+        bench
+            .apply(&[put("ann", 1, 2), delete("ann", 1, 3), left("ann")])
+            .unwrap();
+        assert_eq!((bench.store.rows(), bench.open("ann")), (3, 0));
+        bench.at(20);
+        bench.apply(&[put("cid", 3, 1), put("cid", 4, 1)]).unwrap();
+        assert_eq!((bench.store.rows(), bench.open("cid")), (3, 2));
+    }
+
+    #[test]
+    fn it_remembers_what_ended_for_as_long_as_it_was_told() {
+        let bench = Bench::new(10);
+        bench
+            .apply(&[put("ann", 1, 5), put("ann", 2, 5), delete("ann", 2, 6)])
+            .unwrap();
+        bench.at(9);
+        assert_eq!(bench.open("ann"), 1);
+        bench.at(10);
+        assert_eq!(bench.open("ann"), 0);
+        bench.at(19);
+        bench.apply(&[put("ann", 1, 4), put("ann", 2, 4)]).unwrap();
+        assert_eq!((bench.store.rows(), bench.open("ann")), (2, 0));
+        bench.at(30);
+        bench.apply(&[]).unwrap();
+        assert_eq!(bench.store.rows(), 0);
+    }
+}

@@ -116,3 +116,132 @@ pub(crate) fn ttl_seconds(ttl: Duration) -> i32 {
         .saturating_add(u64::from(ttl.subsec_nanos() > 0));
     i32::try_from(seconds).unwrap_or(MAX).clamp(1, MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use schemas::connections::{Closed, EdgeExpired};
+    use schemas::{CloseCode, Epoch};
+
+    use super::*;
+
+    const TTL: Duration = Duration::from_mins(30);
+    const LEASE_UNTIL: Millis = Millis(20_000);
+
+    fn row() -> ConnectionRow {
+        let edge_id = "edge-1".parse().unwrap();
+        ConnectionRow {
+            user_id: "ann".parse().unwrap(),
+            connection_id: ConnectionId::new(&edge_id, Epoch(7), 1),
+            edge_id,
+            epoch: Epoch(7),
+            lease_until: LEASE_UNTIL,
+            opened_at: Millis(1),
+            expires_at: None,
+            source_ip: "::1".into(),
+            user_agent: None,
+            claims: None,
+        }
+    }
+
+    fn closed() -> Closed {
+        let row = row();
+        Closed {
+            user_id: row.user_id,
+            connection_id: row.connection_id,
+            edge_id: row.edge_id,
+            epoch: row.epoch,
+            lease_until: row.lease_until,
+            code: CloseCode::NORMAL,
+            reason: "client".into(),
+            clean: true,
+        }
+    }
+
+    #[test]
+    fn an_open_connection_is_put_and_a_closed_one_deleted() {
+        let at = LEASE_UNTIL;
+        let put = Some(Mutation::Put {
+            row: row(),
+            at,
+            ttl: TTL,
+        });
+        assert_eq!(Mutation::of(&ConnectionEvent::Opened(row()), at, TTL), put);
+        assert_eq!(
+            Mutation::of(&ConnectionEvent::Refreshed(row()), at, TTL),
+            put
+        );
+        let Closed {
+            user_id,
+            connection_id,
+            ..
+        } = closed();
+        assert_eq!(
+            Mutation::of(&ConnectionEvent::Closed(closed()), at, TTL),
+            Some(Mutation::Delete {
+                user_id,
+                connection_id,
+                at
+            })
+        );
+    }
+
+    #[test]
+    fn an_event_appended_after_its_lease_changes_nothing() {
+        let late = Millis(LEASE_UNTIL.0 + 1);
+        assert_eq!(
+            Mutation::of(&ConnectionEvent::Opened(row()), late, TTL),
+            None
+        );
+        assert_eq!(
+            Mutation::of(&ConnectionEvent::Refreshed(row()), late, TTL),
+            None
+        );
+        assert_eq!(
+            Mutation::of(&ConnectionEvent::Closed(closed()), late, TTL),
+            None
+        );
+    }
+
+    #[test]
+    fn a_tick_and_a_marker_are_no_writes() {
+        let expiry = "sumu.edges-0-9".parse().unwrap();
+        let marker = EdgeExpired {
+            edge_id: row().edge_id,
+            epoch: Epoch(7),
+            expiry,
+        };
+        assert_eq!(Mutation::of(&ConnectionEvent::Tick, Millis(1), TTL), None);
+        assert_eq!(
+            Mutation::of(&ConnectionEvent::EdgeExpired(marker), Millis(1), TTL),
+            None
+        );
+    }
+
+    #[test]
+    fn a_transition_is_written_within_its_millisecond() {
+        let row = |status, offset| PresenceRow {
+            user_id: "ann".parse().unwrap(),
+            status,
+            since: Millis(5),
+            last_seen: None,
+            devices: 0,
+            position: Position {
+                topic: "t".into(),
+                partition: 0,
+                offset,
+            },
+        };
+        assert_eq!(row(Status::Offline, 0).written_at(), 5_000);
+        assert_eq!(row(Status::Online, 0).written_at(), 5_001);
+        assert_eq!(row(Status::Online, 499).written_at(), 5_999);
+        assert_eq!(row(Status::Offline, 500).written_at(), 5_000);
+    }
+
+    #[test]
+    fn a_ttl_is_whole_seconds_and_never_for_ever() {
+        assert_eq!(ttl_seconds(Duration::ZERO), 1);
+        assert_eq!(ttl_seconds(Duration::from_millis(1_001)), 2);
+        assert_eq!(ttl_seconds(Duration::from_mins(30)), 1_800);
+        assert_eq!(ttl_seconds(Duration::MAX), 630_720_000);
+    }
+}

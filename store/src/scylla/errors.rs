@@ -1,0 +1,126 @@
+//! Classifies what the driver reports: will trying again help?
+
+use std::error::Error;
+
+use scylla::errors::{
+    ConnectionError, ConnectionPoolError, ConnectionSetupRequestErrorKind, DbError, ExecutionError,
+    MetadataError, NewSessionError, PrepareError, RequestAttemptError,
+};
+
+use crate::StoreError;
+
+/// The server, or the driver on its behalf, will say the same next time.
+pub(super) fn refused(
+    doing: &'static str,
+    source: impl Into<Box<dyn Error + Send + Sync>>,
+) -> StoreError {
+    StoreError::Refused {
+        doing,
+        source: source.into(),
+    }
+}
+
+pub(super) fn of_execution(doing: &'static str, error: ExecutionError) -> StoreError {
+    if let ExecutionError::RequestTimeout(limit) = error {
+        return StoreError::TimedOut { doing, limit };
+    }
+    classified(doing, execution_is_transient(&error), error)
+}
+
+pub(super) fn of_prepare(doing: &'static str, error: PrepareError) -> StoreError {
+    classified(doing, prepare_is_transient(&error), error)
+}
+
+pub(super) fn of_session(doing: &'static str, error: NewSessionError) -> StoreError {
+    let transient = match &error {
+        NewSessionError::MetadataError(MetadataError::ConnectionPoolError(pool)) => {
+            pool_is_transient(pool)
+        }
+        NewSessionError::EmptyKnownNodesList | NewSessionError::IllegalConfig(_) => false,
+        _ => true,
+    };
+    classified(doing, transient, error)
+}
+
+fn classified(
+    doing: &'static str,
+    transient: bool,
+    source: impl Into<Box<dyn Error + Send + Sync>>,
+) -> StoreError {
+    if transient {
+        StoreError::Unavailable {
+            doing,
+            source: source.into(),
+        }
+    } else {
+        refused(doing, source)
+    }
+}
+
+fn execution_is_transient(error: &ExecutionError) -> bool {
+    match error {
+        ExecutionError::BadQuery(_) => false,
+        ExecutionError::PrepareError(error) => prepare_is_transient(error),
+        ExecutionError::ConnectionPoolError(error) => pool_is_transient(error),
+        ExecutionError::LastAttemptError(error) => attempt_is_transient(error),
+        // No server to ask, no answer in time, servers that do not agree yet.
+        _ => true,
+    }
+}
+
+fn prepare_is_transient(error: &PrepareError) -> bool {
+    match error {
+        PrepareError::ConnectionPoolError(error) => pool_is_transient(error),
+        PrepareError::AllAttemptsFailed { first_attempt } => attempt_is_transient(first_attempt),
+        _ => true,
+    }
+}
+
+fn attempt_is_transient(error: &RequestAttemptError) -> bool {
+    match error {
+        RequestAttemptError::DbError(error, _) => db_is_transient(error),
+        RequestAttemptError::UnableToAllocStreamId
+        | RequestAttemptError::BrokenConnectionError(_) => true,
+        // Bytes that one side cannot write or read.
+        _ => false,
+    }
+}
+
+/// A server that is not there may come back; one that does not like the password or the certificate
+/// stays so until a person looks.
+fn pool_is_transient(error: &ConnectionPoolError) -> bool {
+    let ConnectionPoolError::Broken {
+        last_connection_error,
+    } = error
+    else {
+        return true;
+    };
+    match last_connection_error {
+        ConnectionError::ConnectionSetupRequestError(setup) => match &setup.error {
+            ConnectionSetupRequestErrorKind::DbError(error, _) => db_is_transient(error),
+            ConnectionSetupRequestErrorKind::MissingAuthentication => false,
+            _ => true,
+        },
+        ConnectionError::IoError(error) => !error
+            .get_ref()
+            .is_some_and(<dyn Error + Send + Sync>::is::<rustls::Error>),
+        _ => true,
+    }
+}
+
+fn db_is_transient(error: &DbError) -> bool {
+    matches!(
+        error,
+        DbError::Unavailable { .. }
+            | DbError::Overloaded
+            | DbError::IsBootstrapping
+            | DbError::TruncateError
+            | DbError::ReadTimeout { .. }
+            | DbError::WriteTimeout { .. }
+            | DbError::ReadFailure { .. }
+            | DbError::WriteFailure { .. }
+            | DbError::RateLimitReached { .. }
+            | DbError::ServerError
+            | DbError::Unprepared { .. }
+    )
+}
