@@ -30,9 +30,11 @@ impl Target {
     /// The request's JSON. `data` is `{"n":…}`.
     pub fn request(&self, n: u64) -> Vec<u8> {
         let mut request = serde_json::Map::new();
-        for (name, list) in
-            [("users", &self.users), ("connections", &self.connections), ("exclude_users", &self.exclude_users)]
-        {
+        for (name, list) in [
+            ("users", &self.users),
+            ("connections", &self.connections),
+            ("exclude_users", &self.exclude_users),
+        ] {
             if !list.is_empty() {
                 request.insert(name.into(), Value::from(list.clone()));
             }
@@ -43,7 +45,9 @@ impl Target {
 
     fn means(&self, session: &Session) -> bool {
         let broadcast = self.users.is_empty() && self.connections.is_empty();
-        let named = broadcast || self.users.contains(&session.user) || self.connections.contains(&session.connection);
+        let named = broadcast
+            || self.users.contains(&session.user)
+            || self.connections.contains(&session.connection);
         named && !self.exclude_users.contains(&session.user)
     }
 }
@@ -53,8 +57,13 @@ pub fn owed(journal: &Journal, produced: &[Produced]) -> Vec<(String, u64)> {
     let mut owed = Vec::new();
     for session in journal.sessions.iter().filter(|s| s.closed.is_none()) {
         let got: BTreeSet<u64> = session.notifications.iter().copied().collect();
-        let due = produced.iter().filter(|p| p.at > session.opened && p.target.means(session));
-        owed.extend(due.filter(|p| !got.contains(&p.n)).map(|p| (session.connection.clone(), p.n)));
+        let due = produced
+            .iter()
+            .filter(|p| p.at > session.opened && p.target.means(session));
+        owed.extend(
+            due.filter(|p| !got.contains(&p.n))
+                .map(|p| (session.connection.clone(), p.n)),
+        );
     }
     owed
 }
@@ -67,8 +76,14 @@ pub fn in_order_and_once(journal: &Journal, produced: &[Produced]) -> usize {
     for session in &journal.sessions {
         let mut last: BTreeMap<i32, i64> = BTreeMap::new();
         for n in &session.notifications {
-            let notification = by_n.get(n).unwrap_or_else(|| panic!("{} got unknown {n}", session.connection));
-            assert!(notification.target.means(session), "{} got {n}, which is not for it", session.connection);
+            let notification = by_n
+                .get(n)
+                .unwrap_or_else(|| panic!("{} got unknown {n}", session.connection));
+            assert!(
+                notification.target.means(session),
+                "{} got {n}, which is not for it",
+                session.connection
+            );
             let before = last.insert(notification.partition, notification.offset);
             assert!(
                 before.is_none_or(|offset| offset < notification.offset),
@@ -89,17 +104,30 @@ pub fn acked_is_logged(journal: &Journal, log: &[Seen]) {
     for record in log {
         let value: Value = serde_json::from_slice(&record.value).unwrap();
         let key = value["key"].as_str().unwrap().to_owned();
-        assert_eq!(record.value, journal.sent[&key].as_bytes(), "{key} is not verbatim");
-        assert!(record.header("user_id").is_some_and(|user| key.starts_with(&format!("{user}/"))));
+        assert_eq!(
+            record.value,
+            journal.sent[&key].as_bytes(),
+            "{key} is not verbatim"
+        );
+        assert!(
+            record
+                .header("user_id")
+                .is_some_and(|user| key.starts_with(&format!("{user}/")))
+        );
         assert!(record.header("connection_id").is_some());
         let before = keys.insert(key, record);
         assert!(before.is_none(), "twice in the log: {record:?}");
     }
     for (key, position) in &journal.acks {
-        let record = keys.get(key).unwrap_or_else(|| panic!("{key} was acked at {position} and is not in the log"));
+        let record = keys
+            .get(key)
+            .unwrap_or_else(|| panic!("{key} was acked at {position} and is not in the log"));
         assert_eq!(&record.position(), position, "{key}");
     }
-    assert!(journal.answers.values().all(|answers| *answers == 1), "a frame was answered twice");
+    assert!(
+        journal.answers.values().all(|answers| *answers == 1),
+        "a frame was answered twice"
+    );
 }
 
 /// G3: each user's events alternate, beginning with ONLINE, and positions never go back.
@@ -112,11 +140,22 @@ pub fn alternating(presence: &[Seen]) -> BTreeMap<String, Vec<&'static str>> {
         let message = &event["message"];
         let user = message["user_id"].as_str().unwrap().to_owned();
         assert_eq!(record.key.as_deref(), Some(user.as_str()));
-        let status = if message["status"] == "ONLINE" { "ONLINE" } else { "OFFLINE" };
-        let (_, offset) = message["position"].as_str().unwrap().rsplit_once('-').unwrap();
+        let status = if message["status"] == "ONLINE" {
+            "ONLINE"
+        } else {
+            "OFFLINE"
+        };
+        let (_, offset) = message["position"]
+            .as_str()
+            .unwrap()
+            .rsplit_once('-')
+            .unwrap();
         let offset = offset.parse().unwrap();
         let before = positions.insert(user.clone(), offset);
-        assert!(before.is_none_or(|b| b <= offset), "{user}'s positions go back: {before:?}, {offset}");
+        assert!(
+            before.is_none_or(|b| b <= offset),
+            "{user}'s positions go back: {before:?}, {offset}"
+        );
         users.entry(user).or_default().push(status);
     }
     for (user, events) in &users {

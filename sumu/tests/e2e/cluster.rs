@@ -20,7 +20,10 @@ pub struct Servers {
 impl Servers {
     /// # Panics
     /// If the run requires servers and they are not named.
-    #[expect(clippy::disallowed_methods, reason = "where the test servers are is the environment's to say")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "where the test servers are is the environment's to say"
+    )]
     pub fn from_env() -> Option<Self> {
         let named = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         match (named("SUMU_TEST_KAFKA"), named("SUMU_TEST_CQL")) {
@@ -53,8 +56,12 @@ impl Cluster {
     /// Makes the topics of a new deployment.
     pub fn new(servers: Servers) -> Self {
         let tag = format!("e2e{}x{}", std::process::id(), free_port());
-        let cluster =
-            Self { servers, prefix: format!("{tag}."), dir: TempDir::new().unwrap(), processes: vec![] };
+        let cluster = Self {
+            servers,
+            prefix: format!("{tag}."),
+            dir: TempDir::new().unwrap(),
+            processes: vec![],
+        };
         fs::write(cluster.config(), cluster.common(&tag)).unwrap();
         let status = cluster.command("topics").status().unwrap();
         assert!(status.success(), "sumu topics: {status}");
@@ -78,7 +85,11 @@ impl Cluster {
 
     fn command(&self, role: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sumu"));
-        command.arg(role).arg("--config").arg(self.config()).stdin(Stdio::null());
+        command
+            .arg(role)
+            .arg("--config")
+            .arg(self.config())
+            .stdin(Stdio::null());
         command
     }
 
@@ -109,7 +120,12 @@ impl Cluster {
                 .env("SUMU__INGEST__LISTEN", format!("127.0.0.1:{}", ports.0))
                 .env("SUMU__INGEST__EDGE_ID", &name);
         }
-        Process { role, name, ports: Some(ports), child: command.spawn().unwrap() }
+        Process {
+            role,
+            name,
+            ports: Some(ports),
+            child: command.spawn().unwrap(),
+        }
     }
 
     pub async fn wait_ready(&self, name: &str) {
@@ -132,7 +148,8 @@ impl Cluster {
     }
 
     pub fn log(&self, name: &str) -> String {
-        let text = fs::read_to_string(self.dir.path().join(format!("{name}.log"))).unwrap_or_default();
+        let text =
+            fs::read_to_string(self.dir.path().join(format!("{name}.log"))).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(60)..].join("\n")
     }
@@ -148,7 +165,9 @@ impl Cluster {
     /// The socket URLs of all edges.
     pub fn edges(&self) -> Vec<String> {
         let edges = self.processes.iter().filter(|p| p.role == "ingest");
-        edges.map(|p| format!("ws://127.0.0.1:{}/push", p.ports.unwrap().0)).collect()
+        edges
+            .map(|p| format!("ws://127.0.0.1:{}/push", p.ports.unwrap().0))
+            .collect()
     }
 
     /// A token for that user, from the binary's own `token`.
@@ -171,7 +190,10 @@ impl Cluster {
     /// Starts a killed process again, under its name and ports.
     pub async fn restart(&mut self, name: &str) {
         let index = self.processes.iter().position(|p| p.name == name).unwrap();
-        let (role, ports) = (self.processes[index].role, self.processes[index].ports.unwrap());
+        let (role, ports) = (
+            self.processes[index].role,
+            self.processes[index].ports.unwrap(),
+        );
         self.processes[index] = self.spawn(role, name.to_owned(), ports);
         self.wait_ready(name).await;
     }
@@ -197,5 +219,9 @@ impl Drop for Cluster {
 
 /// A port that nobody listens on just now.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }

@@ -22,7 +22,12 @@ impl Dev {
         let dir = TempDir::new().unwrap();
         let (listen, broker) = (free_port(), free_port());
         let child = spawn(&dir, listen, broker);
-        let dev = Self { dir, listen, broker, child };
+        let dev = Self {
+            dir,
+            listen,
+            broker,
+            child,
+        };
         dev.wait_ready().await;
         dev
     }
@@ -38,8 +43,15 @@ impl Dev {
     async fn wait_ready(&self) {
         let deadline = Instant::now() + Duration::from_secs(60);
         let url = format!("{}/readyz", self.http());
-        while !reqwest::get(&url).await.is_ok_and(|answer| answer.status().is_success()) {
-            assert!(Instant::now() < deadline, "sumu dev is not ready\n{}", self.log());
+        while !reqwest::get(&url)
+            .await
+            .is_ok_and(|answer| answer.status().is_success())
+        {
+            assert!(
+                Instant::now() < deadline,
+                "sumu dev is not ready\n{}",
+                self.log()
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -67,7 +79,9 @@ impl Dev {
     /// A token from `sumu token`, with the secret that the data folder keeps.
     pub fn token(&self, user: &str) -> String {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sumu"));
-        command.args(["token", "--sub", user, "--data"]).arg(self.data());
+        command
+            .args(["token", "--sub", user, "--data"])
+            .arg(self.data());
         let output = command.output().unwrap();
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
@@ -85,7 +99,11 @@ impl Drop for Dev {
 }
 
 fn spawn(dir: &TempDir, listen: u16, broker: u16) -> Child {
-    let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.path().join("log")).unwrap();
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(dir.path().join("log"))
+        .unwrap();
     Command::new(env!("CARGO_BIN_EXE_sumu"))
         .arg("dev")
         .arg("--data")

@@ -66,11 +66,26 @@ enum End {
 }
 
 impl Device {
-    pub fn start(user: &str, token: String, edges: Vec<String>, first: usize, journal: Shared) -> Self {
+    pub fn start(
+        user: &str,
+        token: String,
+        edges: Vec<String>,
+        first: usize,
+        journal: Shared,
+    ) -> Self {
         let (commands, inbox) = mpsc::channel(256);
-        let run = Run { user: user.to_owned(), token, edges, next: first, journal };
+        let run = Run {
+            user: user.to_owned(),
+            token,
+            edges,
+            next: first,
+            journal,
+        };
         tokio::spawn(run.run(inbox));
-        Self { user: user.to_owned(), commands }
+        Self {
+            user: user.to_owned(),
+            commands,
+        }
     }
 
     pub async fn tell(&self, command: Command) {
@@ -104,29 +119,55 @@ impl Run {
 
     /// Connects and asks for the connection's id. Answers the socket and its session in the journal.
     async fn connect(&self) -> Option<(Socket, usize)> {
-        let url = format!("{}?authorization={}", self.edges[self.next % self.edges.len()], self.token);
-        let attempt = tokio::time::timeout(Duration::from_secs(10), tokio_tungstenite::connect_async(url));
+        let url = format!(
+            "{}?authorization={}",
+            self.edges[self.next % self.edges.len()],
+            self.token
+        );
+        let attempt = tokio::time::timeout(
+            Duration::from_secs(10),
+            tokio_tungstenite::connect_async(url),
+        );
         let (mut socket, _) = attempt.await.ok()?.ok()?;
         let opened = Instant::now();
-        socket.send(Message::text(r#"{"action":"ping"}"#)).await.ok()?;
+        socket
+            .send(Message::text(r#"{"action":"ping"}"#))
+            .await
+            .ok()?;
         // Notifications may come before the pong.
         let mut notifications = Vec::new();
         loop {
-            let message = tokio::time::timeout(Duration::from_secs(10), socket.next()).await.ok()??.ok()?;
-            let Message::Text(text) = message else { continue };
+            let message = tokio::time::timeout(Duration::from_secs(10), socket.next())
+                .await
+                .ok()??
+                .ok()?;
+            let Message::Text(text) = message else {
+                continue;
+            };
             let frame: Value = serde_json::from_str(&text).unwrap();
             if frame["type"] == "pong" {
                 let connection = frame["connectionId"].as_str().unwrap().to_owned();
                 let user = self.user.clone();
                 let mut journal = self.journal.lock().unwrap();
-                journal.sessions.push(Session { user, connection, opened, closed: None, notifications });
+                journal.sessions.push(Session {
+                    user,
+                    connection,
+                    opened,
+                    closed: None,
+                    notifications,
+                });
                 return Some((socket, journal.sessions.len() - 1));
             }
             notifications.extend(frame["n"].as_u64());
         }
     }
 
-    async fn live(&self, mut socket: Socket, index: usize, inbox: &mut mpsc::Receiver<Command>) -> End {
+    async fn live(
+        &self,
+        mut socket: Socket,
+        index: usize,
+        inbox: &mut mpsc::Receiver<Command>,
+    ) -> End {
         loop {
             tokio::select! {
                 message = socket.next() => match message {
@@ -155,8 +196,15 @@ impl Run {
     fn say(&self, action: &str, key: &str) -> String {
         // Numbers and spaces as no serializer would write them: they must come out of Kafka unchanged.
         let message = format!(r#"{{"key": "{key}",  "odd":1.50e+1}}"#);
-        self.journal.lock().unwrap().sent.insert(key.to_owned(), message.clone());
-        format!(r#"{{"action":"{action}","id":{},"message":{message}}}"#, json!(key))
+        self.journal
+            .lock()
+            .unwrap()
+            .sent
+            .insert(key.to_owned(), message.clone());
+        format!(
+            r#"{{"action":"{action}","id":{},"message":{message}}}"#,
+            json!(key)
+        )
     }
 
     fn note(&self, text: &str, index: usize) {
@@ -181,7 +229,10 @@ impl Run {
 }
 
 async fn leave(socket: &mut Socket) {
-    let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+    let frame = CloseFrame {
+        code: CloseCode::Normal,
+        reason: "".into(),
+    };
     let _sent = socket.close(Some(frame)).await;
     while let Ok(Some(Ok(_))) = tokio::time::timeout(Duration::from_secs(5), socket.next()).await {}
 }

@@ -16,34 +16,72 @@ async fn a_killed_dev_loses_nothing_acknowledged() {
     let journal = Shared::default();
     let names: Vec<String> = (0..USERS).map(|i| format!("user-{i}")).collect();
     let start = |name: &String| {
-        Device::start(name, dev.token(name), vec![dev.socket()], 0, Arc::clone(&journal))
+        Device::start(
+            name,
+            dev.token(name),
+            vec![dev.socket()],
+            0,
+            Arc::clone(&journal),
+        )
     };
     let devices: Vec<Device> = names.iter().map(start).collect();
     // One that will be gone for good when the process dies: no close of it can be logged.
-    let ghost = Device::start("ghost", dev.token("ghost"), vec![dev.socket()], 0, Arc::clone(&journal));
-    until("all are connected", || journal.lock().unwrap().sessions.len() == USERS + 1).await;
+    let ghost = Device::start(
+        "ghost",
+        dev.token("ghost"),
+        vec![dev.socket()],
+        0,
+        Arc::clone(&journal),
+    );
+    until("all are connected", || {
+        journal.lock().unwrap().sessions.len() == USERS + 1
+    })
+    .await;
 
     let producer = Producer::new(&dev.brokers());
     let mut produced = notify(&producer, &names, 0).await;
     for (i, device) in devices.iter().enumerate() {
         let action = if i % 2 == 0 { "send" } else { "publish" };
-        device.tell(Command::Say { action, key: format!("{}/a", device.user) }).await;
+        device
+            .tell(Command::Say {
+                action,
+                key: format!("{}/a", device.user),
+            })
+            .await;
     }
-    until("all is acked", || journal.lock().unwrap().acks.len() == USERS).await;
-    let (late, vanish) = tokio::join!(notify(&producer, &names, 1_000), ghost.tell(Command::Vanish));
+    until("all is acked", || {
+        journal.lock().unwrap().acks.len() == USERS
+    })
+    .await;
+    let (late, vanish) = tokio::join!(
+        notify(&producer, &names, 1_000),
+        ghost.tell(Command::Vanish)
+    );
     produced.extend(late);
     let () = vanish;
     dev.kill_and_restart().await;
     until("all are back", || {
         let journal = journal.lock().unwrap();
-        journal.sessions.iter().filter(|s| s.closed.is_none()).count() == USERS
+        journal
+            .sessions
+            .iter()
+            .filter(|s| s.closed.is_none())
+            .count()
+            == USERS
     })
     .await;
     produced.extend(notify(&producer, &names, 2_000).await);
 
-    until("nothing is owed", || check::owed(&journal.lock().unwrap(), &produced).is_empty()).await;
+    until("nothing is owed", || {
+        check::owed(&journal.lock().unwrap(), &produced).is_empty()
+    })
+    .await;
     check::in_order_and_once(&journal.lock().unwrap(), &produced);
-    let messages = Consumed::start(&dev.brokers(), "late-worker", &["sumu.messages.send", "sumu.messages.publish"]);
+    let messages = Consumed::start(
+        &dev.brokers(),
+        "late-worker",
+        &["sumu.messages.send", "sumu.messages.publish"],
+    );
     until("every message is there", || messages.all().len() == USERS).await;
     check::acked_is_logged(&journal.lock().unwrap(), &messages.all());
     presence_comes_right(&dev, &devices).await;
@@ -55,12 +93,26 @@ async fn notify(producer: &Producer, names: &[String], from: u64) -> Vec<Produce
         let user = names[usize::try_from(i).unwrap() % names.len()].clone();
         let target = match i % 3 {
             0 => Target::default(),
-            1 => Target { users: vec![user], ..Target::default() },
-            _ => Target { exclude_users: vec![user], ..Target::default() },
+            1 => Target {
+                users: vec![user],
+                ..Target::default()
+            },
+            _ => Target {
+                exclude_users: vec![user],
+                ..Target::default()
+            },
         };
         let (n, at) = (from + i, std::time::Instant::now());
-        let (partition, offset) = producer.send("sumu.notifications", Some(&target.request(n))).await;
-        produced.push(Produced { n, at, partition, offset, target });
+        let (partition, offset) = producer
+            .send("sumu.notifications", Some(&target.request(n)))
+            .await;
+        produced.push(Produced {
+            n,
+            at,
+            partition,
+            offset,
+            target,
+        });
     }
     produced
 }
@@ -71,13 +123,23 @@ async fn presence_comes_right(dev: &Dev, devices: &[Device]) {
         let events = check::alternating(&presence.all());
         let of = |name: &str| events.get(name).and_then(|e| e.last().copied());
         of("ghost") == Some("OFFLINE")
-            && (0..USERS).filter(|i| of(&format!("user-{i}")) == Some(status)).count() == users
+            && (0..USERS)
+                .filter(|i| of(&format!("user-{i}")) == Some(status))
+                .count()
+                == users
     };
-    until("the ghost is OFFLINE and the others ONLINE", || ends("ONLINE", USERS)).await;
+    until("the ghost is OFFLINE and the others ONLINE", || {
+        ends("ONLINE", USERS)
+    })
+    .await;
     for device in devices {
         device.tell(Command::Leave).await;
     }
     until("everybody is OFFLINE", || ends("OFFLINE", USERS)).await;
-    let of_user_0: Vec<Seen> = presence.all().into_iter().filter(|e| e.key.as_deref() == Some("user-0")).collect();
+    let of_user_0: Vec<Seen> = presence
+        .all()
+        .into_iter()
+        .filter(|e| e.key.as_deref() == Some("user-0"))
+        .collect();
     assert!(of_user_0.len() <= 4, "{of_user_0:?}");
 }

@@ -23,7 +23,16 @@ async fn guarantees_hold_while_each_role_is_killed() {
     let mut run = Run::start(servers).await;
     run.connect_everybody().await;
 
-    for (step, victim) in [None, Some("ingest-2"), Some("pusher-1"), Some("presence-1"), None].iter().enumerate() {
+    for (step, victim) in [
+        None,
+        Some("ingest-2"),
+        Some("pusher-1"),
+        Some("presence-1"),
+        None,
+    ]
+    .iter()
+    .enumerate()
+    {
         run.notify_and_talk(step).await;
         if let Some(name) = victim {
             run.cluster.kill(name);
@@ -52,21 +61,36 @@ async fn a_notification_to_one_user_contacts_only_that_users_edges() {
     let journal = Shared::default();
     let token = Cluster::token("solo");
     let device = Device::start("solo", token, cluster.edges(), 1, Arc::clone(&journal));
-    until("solo is connected", || journal.lock().unwrap().sessions.len() == 1).await;
+    until("solo is connected", || {
+        journal.lock().unwrap().sessions.len() == 1
+    })
+    .await;
 
     let producer = Producer::new(&cluster.servers.kafka);
-    let target = Target { users: vec!["solo".into()], ..Target::default() };
+    let target = Target {
+        users: vec!["solo".into()],
+        ..Target::default()
+    };
     for n in 0..20 {
-        producer.send(&cluster.topic("notifications"), Some(&target.request(n))).await;
+        producer
+            .send(&cluster.topic("notifications"), Some(&target.request(n)))
+            .await;
     }
-    until("solo has all", || journal.lock().unwrap().sessions[0].notifications.len() == 20).await;
+    until("solo has all", || {
+        journal.lock().unwrap().sessions[0].notifications.len() == 20
+    })
+    .await;
 
     let mut pushed = Vec::new();
     for i in 1..=3 {
         pushed.push(pushes(&cluster, &format!("ingest-{i}")).await);
     }
     assert!(pushed[1] > 0, "{pushed:?}");
-    assert_eq!((pushed[0], pushed[2]), (0, 0), "edges without the user were asked");
+    assert_eq!(
+        (pushed[0], pushed[2]),
+        (0, 0),
+        "edges without the user were asked"
+    );
     device.tell(Command::Leave).await;
 }
 
@@ -74,8 +98,13 @@ async fn a_notification_to_one_user_contacts_only_that_users_edges() {
 async fn pushes(cluster: &Cluster, edge: &str) -> u64 {
     let url = format!("http://127.0.0.1:{}/metrics", cluster.admin_port(edge));
     let text = reqwest::get(url).await.unwrap().text().await.unwrap();
-    let lines = text.lines().filter(|l| l.starts_with("sumu_ingest_push_batches_total"));
-    lines.filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).map(|v| v as u64).sum()
+    let lines = text
+        .lines()
+        .filter(|l| l.starts_with("sumu_ingest_push_batches_total"));
+    lines
+        .filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok())
+        .map(|v| v as u64)
+        .sum()
 }
 
 struct Run {
@@ -101,14 +130,21 @@ impl Run {
         cluster.start("presence", 2).await;
         cluster.start("pusher", 2).await;
         let kafka = cluster.servers.kafka.clone();
-        let (send, publish) = (cluster.topic("messages.send"), cluster.topic("messages.publish"));
+        let (send, publish) = (
+            cluster.topic("messages.send"),
+            cluster.topic("messages.publish"),
+        );
         let group = |name: &str| format!("{}{name}", cluster.prefix);
         Self {
             producer: Producer::new(&kafka),
             messages: Consumed::start(&kafka, &group("worker"), &[&send, &publish]),
             second_subscriber: Consumed::start(&kafka, &group("subscriber"), &[&publish]),
             presence: Consumed::start(&kafka, &group("watcher"), &[&cluster.topic("presence")]),
-            dlq: Consumed::start(&kafka, &group("people"), &[&cluster.topic("notifications.dlq")]),
+            dlq: Consumed::start(
+                &kafka,
+                &group("people"),
+                &[&cluster.topic("notifications.dlq")],
+            ),
             journal: Arc::new(Mutex::new(Journal::default())),
             devices: vec![],
             steady: vec![],
@@ -126,7 +162,13 @@ impl Run {
             for device in 0..=user % 3 {
                 let first = if user % 3 == 0 { 0 } else { user + device };
                 let journal = Arc::clone(&self.journal);
-                self.devices.push(Device::start(&name, token.clone(), self.cluster.edges(), first, journal));
+                self.devices.push(Device::start(
+                    &name,
+                    token.clone(),
+                    self.cluster.edges(),
+                    first,
+                    journal,
+                ));
             }
             // A single device on ingest-1, which lives through the test.
             if user % 3 == 0 {
@@ -135,7 +177,10 @@ impl Run {
         }
         let expected = self.devices.len();
         let journal = Arc::clone(&self.journal);
-        until("all devices are connected", || journal.lock().unwrap().sessions.len() >= expected).await;
+        until("all devices are connected", || {
+            journal.lock().unwrap().sessions.len() >= expected
+        })
+        .await;
     }
 
     /// One round of traffic: every kind of target, every route, and garbage in between.
@@ -144,10 +189,20 @@ impl Run {
             let user = format!("user-{}", (step * 31 + i * 7) % USERS);
             let other = format!("user-{}", (step * 17 + i * 3 + 1) % USERS);
             let target = match i % 4 {
-                0 => Target { users: vec![user, other], ..Target::default() },
+                0 => Target {
+                    users: vec![user, other],
+                    ..Target::default()
+                },
                 1 => Target::default(),
-                2 => Target { exclude_users: vec![user], ..Target::default() },
-                _ => Target { connections: self.some_connections(i), users: vec![user], ..Target::default() },
+                2 => Target {
+                    exclude_users: vec![user],
+                    ..Target::default()
+                },
+                _ => Target {
+                    connections: self.some_connections(i),
+                    users: vec![user],
+                    ..Target::default()
+                },
             };
             self.notify(target).await;
             self.talk(i).await;
@@ -157,8 +212,16 @@ impl Run {
 
     fn some_connections(&self, i: usize) -> Vec<String> {
         let journal = self.journal.lock().unwrap();
-        let open: Vec<_> = journal.sessions.iter().filter(|s| s.closed.is_none()).collect();
-        open.iter().skip(i).step_by(41).map(|s| s.connection.clone()).collect()
+        let open: Vec<_> = journal
+            .sessions
+            .iter()
+            .filter(|s| s.closed.is_none())
+            .collect();
+        open.iter()
+            .skip(i)
+            .step_by(41)
+            .map(|s| s.connection.clone())
+            .collect()
     }
 
     async fn notify(&mut self, target: Target) {
@@ -166,7 +229,13 @@ impl Run {
         let at = Instant::now();
         let topic = self.cluster.topic("notifications");
         let (partition, offset) = self.producer.send(&topic, Some(&target.request(n))).await;
-        self.produced.push(Produced { n, at, partition, offset, target });
+        self.produced.push(Produced {
+            n,
+            at,
+            partition,
+            offset,
+            target,
+        });
     }
 
     async fn talk(&mut self, i: usize) {
@@ -180,7 +249,13 @@ impl Run {
 
     async fn send_garbage(&mut self) {
         let topic = self.cluster.topic("notifications");
-        for bytes in [None, Some(&b"{"[..]), Some(b"{\"users\":[\"user-1\"]}"), Some(b"\xff\xfe"), Some(b"[]")] {
+        for bytes in [
+            None,
+            Some(&b"{"[..]),
+            Some(b"{\"users\":[\"user-1\"]}"),
+            Some(b"\xff\xfe"),
+            Some(b"[]"),
+        ] {
             self.producer.send(&topic, bytes).await;
             self.garbage += 1;
         }
@@ -197,7 +272,12 @@ impl Run {
             if owed.is_empty() {
                 break;
             }
-            assert!(Instant::now() < deadline, "{} deliveries owed, such as {:?}", owed.len(), &owed[..owed.len().min(5)]);
+            assert!(
+                Instant::now() < deadline,
+                "{} deliveries owed, such as {:?}",
+                owed.len(),
+                &owed[..owed.len().min(5)]
+            );
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         // A second delivery would come now.
@@ -207,8 +287,15 @@ impl Run {
     fn check_deliveries(&self) {
         let journal = self.journal.lock().unwrap();
         let deliveries = check::in_order_and_once(&journal, &self.produced);
-        assert!(deliveries > self.produced.len() * 20, "{deliveries} deliveries are too few to mean anything");
-        let lost: usize = journal.sessions.iter().filter(|s| s.closed.is_some()).count();
+        assert!(
+            deliveries > self.produced.len() * 20,
+            "{deliveries} deliveries are too few to mean anything"
+        );
+        let lost: usize = journal
+            .sessions
+            .iter()
+            .filter(|s| s.closed.is_some())
+            .count();
         assert!(lost > 20, "the killed edge held only {lost} sockets");
         eprintln!(
             "{deliveries} deliveries of {} notifications to {} sockets, {lost} of them lost with their edge",
@@ -222,15 +309,30 @@ impl Run {
             let journal = self.journal.lock().unwrap();
             journal.acks.len()
         };
-        assert!(answered() > self.said / 2, "{} of {} messages acked", answered(), self.said);
+        assert!(
+            answered() > self.said / 2,
+            "{} of {} messages acked",
+            answered(),
+            self.said
+        );
         let acked = self.journal.lock().unwrap().acks.clone();
         let complete = |log: &Consumed, topic: &str| {
-            let seen: std::collections::BTreeSet<String> = log.all().iter().map(kafka::Seen::position).collect();
-            acked.values().filter(|p| p.starts_with(topic)).all(|p| seen.contains(p))
+            let seen: std::collections::BTreeSet<String> =
+                log.all().iter().map(kafka::Seen::position).collect();
+            acked
+                .values()
+                .filter(|p| p.starts_with(topic))
+                .all(|p| seen.contains(p))
         };
-        until("the worker has every acked message", || complete(&self.messages, &self.cluster.prefix)).await;
+        until("the worker has every acked message", || {
+            complete(&self.messages, &self.cluster.prefix)
+        })
+        .await;
         let publish = self.cluster.topic("messages.publish");
-        until("the subscriber too", || complete(&self.second_subscriber, &publish)).await;
+        until("the subscriber too", || {
+            complete(&self.second_subscriber, &publish)
+        })
+        .await;
         check::acked_is_logged(&self.journal.lock().unwrap(), &self.messages.all());
         eprintln!("{} of {} messages acked", acked.len(), self.said);
     }
@@ -239,12 +341,24 @@ impl Run {
     async fn check_bad_input(&self) {
         let positions = || {
             let records = self.dlq.all();
-            records.iter().filter_map(|r| r.header("dlq_position").map(str::to_owned)).collect::<std::collections::BTreeSet<_>>()
+            records
+                .iter()
+                .filter_map(|r| r.header("dlq_position").map(str::to_owned))
+                .collect::<std::collections::BTreeSet<_>>()
         };
-        until("all garbage is in the DLQ", || positions().len() == self.garbage).await;
-        assert!(self.dlq.all().iter().all(|r| r.header("dlq_reason").is_some_and(|reason| !reason.is_empty())));
+        until("all garbage is in the DLQ", || {
+            positions().len() == self.garbage
+        })
+        .await;
+        assert!(self.dlq.all().iter().all(|r| {
+            r.header("dlq_reason")
+                .is_some_and(|reason| !reason.is_empty())
+        }));
         let errors = self.journal.lock().unwrap().error_frames;
-        assert!(errors as usize >= self.garbage * 4 / 5, "{errors} error frames");
+        assert!(
+            errors as usize >= self.garbage * 4 / 5,
+            "{errors} error frames"
+        );
     }
 
     async fn check_presence(&self) {
@@ -262,7 +376,13 @@ impl Run {
             assert_eq!(events[user], ["ONLINE"], "{user} never left");
         }
         for (i, device) in self.devices.iter().enumerate() {
-            device.tell(if i % 2 == 0 { Command::Leave } else { Command::Vanish }).await;
+            device
+                .tell(if i % 2 == 0 {
+                    Command::Leave
+                } else {
+                    Command::Vanish
+                })
+                .await;
         }
         until("everybody is OFFLINE", || everybody_is("OFFLINE")).await;
     }

@@ -27,7 +27,10 @@ impl Seen {
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+        self.headers
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, v)| v.as_str())
     }
 }
 
@@ -48,7 +51,10 @@ impl Producer {
 
     /// Answers partition and offset once the broker acknowledged.
     pub async fn send(&self, topic: &str, value: Option<&[u8]>) -> (i32, i64) {
-        let record: FutureRecord<'_, (), [u8]> = FutureRecord { payload: value, ..FutureRecord::to(topic) };
+        let record: FutureRecord<'_, (), [u8]> = FutureRecord {
+            payload: value,
+            ..FutureRecord::to(topic)
+        };
         let delivery = self.0.send(record, Duration::from_secs(60)).await.unwrap();
         (delivery.partition, delivery.offset)
     }
@@ -97,7 +103,10 @@ impl Drop for Consumed {
 fn seen_from(message: &rdkafka::message::BorrowedMessage<'_>) -> Seen {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let headers = message.headers().map_or_else(Vec::new, |headers| {
-        headers.iter().map(|h| (h.key.to_owned(), h.value.map(text).unwrap_or_default())).collect()
+        headers
+            .iter()
+            .map(|h| (h.key.to_owned(), h.value.map(text).unwrap_or_default()))
+            .collect()
     });
     Seen {
         topic: message.topic().to_owned(),
