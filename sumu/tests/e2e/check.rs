@@ -1,7 +1,7 @@
 //! Counts what devices and consumers saw against what was asked for.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use tokio::time::Instant;
 
 use serde_json::Value;
 

@@ -102,7 +102,7 @@ async fn notify(producer: &Producer, names: &[String], from: u64) -> Vec<Produce
                 ..Target::default()
             },
         };
-        let (n, at) = (from + i, std::time::Instant::now());
+        let (n, at) = (from + i, tokio::time::Instant::now());
         let (partition, offset) = producer
             .send("sumu.notifications", Some(&target.request(n)))
             .await;

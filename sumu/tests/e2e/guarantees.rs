@@ -4,7 +4,9 @@
 //! ordinary producer and ordinary consumers. One process of each role is killed in the middle.
 
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::check::{Produced, Target};
 use crate::cluster::{Cluster, Servers};
@@ -100,10 +102,9 @@ async fn pushes(cluster: &Cluster, edge: &str) -> u64 {
     let text = reqwest::get(url).await.unwrap().text().await.unwrap();
     let lines = text
         .lines()
-        .filter(|l| l.starts_with("sumu_ingest_push_batches_total"));
+        .filter(|line| line.starts_with("sumu_ingest_push_batches_total"));
     lines
-        .filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok())
-        .map(|v| v as u64)
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
         .sum()
 }
 
@@ -240,7 +241,11 @@ impl Run {
 
     async fn talk(&mut self, i: usize) {
         for device in self.devices.iter().skip(i % 10).step_by(10) {
-            let action = if i % 2 == 0 { "send" } else { "publish" };
+            let action = if i.is_multiple_of(2) {
+                "send"
+            } else {
+                "publish"
+            };
             let key = format!("{}/{}", device.user, self.said);
             self.said += 1;
             device.tell(Command::Say { action, key }).await;

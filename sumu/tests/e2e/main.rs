@@ -2,6 +2,12 @@
 //!
 //! `guarantees` needs Kafka and a CQL server; `embedded` and `interop` run on `sumu dev` alone.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 mod check;
 mod cluster;
 mod dev;
@@ -11,7 +17,9 @@ mod guarantees;
 mod interop;
 mod kafka;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// Waits for a condition; a minute and a half is far more than any lease, grace or time-out here.
 pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
