@@ -10,25 +10,25 @@ use crate::kafka::Seen;
 
 /// A notification that the application produced and the log acknowledged.
 #[derive(Clone, Debug)]
-pub struct Produced {
-    pub n: u64,
+pub(crate) struct Produced {
+    pub(crate) n: u64,
     /// Just before it was handed to the producer: whoever was open by then must get it.
-    pub at: Instant,
-    pub partition: i32,
-    pub offset: i64,
-    pub target: Target,
+    pub(crate) at: Instant,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    pub(crate) target: Target,
 }
 
 #[derive(Clone, Debug, Default)]
-pub struct Target {
-    pub users: Vec<String>,
-    pub connections: Vec<String>,
-    pub exclude_users: Vec<String>,
+pub(crate) struct Target {
+    pub(crate) users: Vec<String>,
+    pub(crate) connections: Vec<String>,
+    pub(crate) exclude_users: Vec<String>,
 }
 
 impl Target {
     /// The request's JSON. `data` is `{"n":…}`.
-    pub fn request(&self, n: u64) -> Vec<u8> {
+    pub(crate) fn request(&self, n: u64) -> Vec<u8> {
         let mut request = serde_json::Map::new();
         for (name, list) in [
             ("users", &self.users),
@@ -53,7 +53,7 @@ impl Target {
 }
 
 /// How many deliveries are still owed to sockets that opened before their notification and are open still.
-pub fn owed(journal: &Journal, produced: &[Produced]) -> Vec<(String, u64)> {
+pub(crate) fn owed(journal: &Journal, produced: &[Produced]) -> Vec<(String, u64)> {
     let mut owed = Vec::new();
     for session in journal.sessions.iter().filter(|s| s.closed.is_none()) {
         let got: BTreeSet<u64> = session.notifications.iter().copied().collect();
@@ -70,7 +70,7 @@ pub fn owed(journal: &Journal, produced: &[Produced]) -> Vec<(String, u64)> {
 
 /// G4: no socket sees a notification twice, out of partition order, or one that was not for it.
 /// Answers how many deliveries were counted.
-pub fn in_order_and_once(journal: &Journal, produced: &[Produced]) -> usize {
+pub(crate) fn in_order_and_once(journal: &Journal, produced: &[Produced]) -> usize {
     let by_n: BTreeMap<u64, &Produced> = produced.iter().map(|p| (p.n, p)).collect();
     let mut deliveries = 0;
     for session in &journal.sessions {
@@ -99,7 +99,7 @@ pub fn in_order_and_once(journal: &Journal, produced: &[Produced]) -> usize {
 }
 
 /// G2: what was acked stands in the log at the position the ack named, byte for byte, and nothing twice.
-pub fn acked_is_logged(journal: &Journal, log: &[Seen]) {
+pub(crate) fn acked_is_logged(journal: &Journal, log: &[Seen]) {
     let mut keys: BTreeMap<String, &Seen> = BTreeMap::new();
     for record in log {
         let value: Value = serde_json::from_slice(&record.value).unwrap();
@@ -132,7 +132,7 @@ pub fn acked_is_logged(journal: &Journal, log: &[Seen]) {
 
 /// G3: each user's events alternate, beginning with ONLINE, and positions never go back.
 /// Answers the events of each user.
-pub fn alternating(presence: &[Seen]) -> BTreeMap<String, Vec<&'static str>> {
+pub(crate) fn alternating(presence: &[Seen]) -> BTreeMap<String, Vec<&'static str>> {
     let mut users: BTreeMap<String, Vec<&'static str>> = BTreeMap::new();
     let mut positions: BTreeMap<String, i64> = BTreeMap::new();
     for record in presence {

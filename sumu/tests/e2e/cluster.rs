@@ -14,9 +14,9 @@ const SECRET: &str = "end-to-end-secret-of-thirty-two-bytes";
 
 /// Where the real servers are; `None` when this run has none.
 #[derive(Clone, Debug)]
-pub struct Servers {
-    pub kafka: String,
-    pub cql: String,
+pub(crate) struct Servers {
+    pub(crate) kafka: String,
+    pub(crate) cql: String,
 }
 
 impl Servers {
@@ -26,7 +26,7 @@ impl Servers {
         clippy::disallowed_methods,
         reason = "where the test servers are is the environment's to say"
     )]
-    pub fn from_env() -> Option<Self> {
+    pub(crate) fn from_env() -> Option<Self> {
         let named = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         match (named("SUMU_TEST_KAFKA"), named("SUMU_TEST_CQL")) {
             (Some(kafka), Some(cql)) => Some(Self { kafka, cql }),
@@ -39,10 +39,10 @@ impl Servers {
 }
 
 /// One deployment: topics and keyspace of its own, configuration files, and running processes.
-pub struct Cluster {
-    pub servers: Servers,
+pub(crate) struct Cluster {
+    pub(crate) servers: Servers,
     /// The topic prefix, which also makes group names unique.
-    pub prefix: String,
+    pub(crate) prefix: String,
     dir: TempDir,
     processes: Vec<Process>,
 }
@@ -56,7 +56,7 @@ struct Process {
 
 impl Cluster {
     /// Makes the topics of a new deployment.
-    pub fn new(servers: Servers) -> Self {
+    pub(crate) fn new(servers: Servers) -> Self {
         let tag = format!("e2e{}x{}", std::process::id(), free_port());
         let cluster = Self {
             servers,
@@ -96,7 +96,7 @@ impl Cluster {
     }
 
     /// Starts `count` of a role, named `role-1`, `role-2`, … Answers when each says that it is ready.
-    pub async fn start(&mut self, role: &'static str, count: usize) {
+    pub(crate) async fn start(&mut self, role: &'static str, count: usize) {
         for i in 1..=count {
             let process = self.spawn(role, format!("{role}-{i}"), (free_port(), free_port()));
             self.processes.push(process);
@@ -130,7 +130,7 @@ impl Cluster {
         }
     }
 
-    pub async fn wait_ready(&self, name: &str) {
+    pub(crate) async fn wait_ready(&self, name: &str) {
         let url = format!("http://127.0.0.1:{}/readyz", self.admin_port(name));
         let deadline = Instant::now() + Duration::from_secs(90);
         loop {
@@ -149,7 +149,7 @@ impl Cluster {
         }
     }
 
-    pub fn log(&self, name: &str) -> String {
+    pub(crate) fn log(&self, name: &str) -> String {
         let text =
             fs::read_to_string(self.dir.path().join(format!("{name}.log"))).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
@@ -160,12 +160,12 @@ impl Cluster {
         self.processes.iter().find(|p| p.name == name).unwrap()
     }
 
-    pub fn admin_port(&self, name: &str) -> u16 {
+    pub(crate) fn admin_port(&self, name: &str) -> u16 {
         self.process(name).ports.unwrap().1
     }
 
     /// The socket URLs of all edges.
-    pub fn edges(&self) -> Vec<String> {
+    pub(crate) fn edges(&self) -> Vec<String> {
         let edges = self.processes.iter().filter(|p| p.role == "ingest");
         edges
             .map(|p| format!("ws://127.0.0.1:{}/push", p.ports.unwrap().0))
@@ -173,7 +173,7 @@ impl Cluster {
     }
 
     /// A token for that user, from the binary's own `token`.
-    pub fn token(user: &str) -> String {
+    pub(crate) fn token(user: &str) -> String {
         let output = Command::new(env!("CARGO_BIN_EXE_sumu"))
             .args(["token", "--sub", user, "--hs256-secret", SECRET])
             .output()
@@ -183,14 +183,14 @@ impl Cluster {
     }
 
     /// SIGKILL.
-    pub fn kill(&mut self, name: &str) {
+    pub(crate) fn kill(&mut self, name: &str) {
         let process = self.processes.iter_mut().find(|p| p.name == name).unwrap();
         process.child.kill().unwrap();
         process.child.wait().unwrap();
     }
 
     /// Starts a killed process again, under its name and ports.
-    pub async fn restart(&mut self, name: &str) {
+    pub(crate) async fn restart(&mut self, name: &str) {
         let index = self.processes.iter().position(|p| p.name == name).unwrap();
         let (role, ports) = (
             self.processes[index].role,
@@ -200,7 +200,7 @@ impl Cluster {
         self.wait_ready(name).await;
     }
 
-    pub fn topic(&self, rest: &str) -> String {
+    pub(crate) fn topic(&self, rest: &str) -> String {
         format!("{}{rest}", self.prefix)
     }
 }
@@ -220,7 +220,7 @@ impl Drop for Cluster {
 }
 
 /// A port that nobody listens on just now.
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()

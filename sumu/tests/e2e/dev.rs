@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::cluster::free_port;
 
 /// `sumu dev`, on free ports.
-pub struct Dev {
+pub(crate) struct Dev {
     dir: TempDir,
     listen: u16,
     broker: u16,
@@ -20,7 +20,7 @@ pub struct Dev {
 
 impl Dev {
     /// Starts it on an empty folder. Answers when it is ready.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let dir = TempDir::new().unwrap();
         let (listen, broker) = (free_port(), free_port());
         let child = spawn(&dir, listen, broker);
@@ -35,7 +35,7 @@ impl Dev {
     }
 
     /// SIGKILL, then the same command again.
-    pub async fn kill_and_restart(&mut self) {
+    pub(crate) async fn kill_and_restart(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         self.child = spawn(&self.dir, self.listen, self.broker);
@@ -58,28 +58,28 @@ impl Dev {
         }
     }
 
-    pub fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.dir.path().join("data")
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    pub fn http(&self) -> String {
+    pub(crate) fn http(&self) -> String {
         format!("http://127.0.0.1:{}", self.listen)
     }
 
-    pub fn socket(&self) -> String {
+    pub(crate) fn socket(&self) -> String {
         format!("ws://127.0.0.1:{}/push", self.listen)
     }
 
-    pub fn brokers(&self) -> String {
+    pub(crate) fn brokers(&self) -> String {
         format!("127.0.0.1:{}", self.broker)
     }
 
     /// A token from `sumu token`, with the secret that the data folder keeps.
-    pub fn token(&self, user: &str) -> String {
+    pub(crate) fn token(&self, user: &str) -> String {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sumu"));
         command
             .args(["token", "--sub", user, "--data"])

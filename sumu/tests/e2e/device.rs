@@ -17,33 +17,33 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 /// One socket's life as its client saw it.
 #[derive(Clone, Debug)]
-pub struct Session {
-    pub user: String,
-    pub connection: String,
-    pub opened: Instant,
-    pub closed: Option<Instant>,
+pub(crate) struct Session {
+    pub(crate) user: String,
+    pub(crate) connection: String,
+    pub(crate) opened: Instant,
+    pub(crate) closed: Option<Instant>,
     /// The `n` of each notification received, in order.
-    pub notifications: Vec<u64>,
+    pub(crate) notifications: Vec<u64>,
 }
 
 /// What all devices saw.
 #[derive(Debug, Default)]
-pub struct Journal {
-    pub sessions: Vec<Session>,
+pub(crate) struct Journal {
+    pub(crate) sessions: Vec<Session>,
     /// Message key → position, for each ack.
-    pub acks: BTreeMap<String, String>,
+    pub(crate) acks: BTreeMap<String, String>,
     /// Message key → how many acks or errors it got.
-    pub answers: BTreeMap<String, u32>,
+    pub(crate) answers: BTreeMap<String, u32>,
     /// Message key → the frame's `message` text, as sent.
-    pub sent: BTreeMap<String, String>,
-    pub error_frames: u32,
+    pub(crate) sent: BTreeMap<String, String>,
+    pub(crate) error_frames: u32,
 }
 
-pub type Shared = Arc<Mutex<Journal>>;
+pub(crate) type Shared = Arc<Mutex<Journal>>;
 
 /// What a test tells a device.
 #[derive(Debug)]
-pub enum Command {
+pub(crate) enum Command {
     /// `send` or `publish` a message with that key.
     Say { action: &'static str, key: String },
     /// Send this text as it is.
@@ -55,9 +55,9 @@ pub enum Command {
 }
 
 /// A device that connects to one edge after the other until told to leave.
-pub struct Device {
-    pub user: String,
-    pub commands: mpsc::Sender<Command>,
+pub(crate) struct Device {
+    pub(crate) user: String,
+    pub(crate) commands: mpsc::Sender<Command>,
 }
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
@@ -68,7 +68,7 @@ enum End {
 }
 
 impl Device {
-    pub fn start(
+    pub(crate) fn start(
         user: &str,
         token: String,
         edges: Vec<String>,
@@ -90,7 +90,7 @@ impl Device {
         }
     }
 
-    pub async fn tell(&self, command: Command) {
+    pub(crate) async fn tell(&self, command: Command) {
         self.commands.send(command).await.unwrap();
     }
 }

@@ -12,21 +12,21 @@ use tokio::task::JoinHandle;
 
 /// A record as an application sees it.
 #[derive(Clone, Debug)]
-pub struct Seen {
-    pub topic: String,
-    pub partition: i32,
-    pub offset: i64,
-    pub key: Option<String>,
-    pub value: Vec<u8>,
-    pub headers: Vec<(String, String)>,
+pub(crate) struct Seen {
+    pub(crate) topic: String,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    pub(crate) key: Option<String>,
+    pub(crate) value: Vec<u8>,
+    pub(crate) headers: Vec<(String, String)>,
 }
 
 impl Seen {
-    pub fn position(&self) -> String {
+    pub(crate) fn position(&self) -> String {
         format!("{}-{}-{}", self.topic, self.partition, self.offset)
     }
 
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers
             .iter()
             .find(|(n, _)| n == name)
@@ -35,10 +35,10 @@ impl Seen {
 }
 
 /// An ordinary producer: keyless records go to partitions of the client's choice.
-pub struct Producer(FutureProducer);
+pub(crate) struct Producer(FutureProducer);
 
 impl Producer {
-    pub fn new(brokers: &str) -> Self {
+    pub(crate) fn new(brokers: &str) -> Self {
         let producer = ClientConfig::new()
             .set("bootstrap.servers", brokers)
             .set("message.timeout.ms", "60000")
@@ -50,7 +50,7 @@ impl Producer {
     }
 
     /// Answers partition and offset once the broker acknowledged.
-    pub async fn send(&self, topic: &str, value: Option<&[u8]>) -> (i32, i64) {
+    pub(crate) async fn send(&self, topic: &str, value: Option<&[u8]>) -> (i32, i64) {
         let record: FutureRecord<'_, (), [u8]> = FutureRecord {
             payload: value,
             ..FutureRecord::to(topic)
@@ -61,13 +61,13 @@ impl Producer {
 }
 
 /// A consumer group member that keeps all it sees.
-pub struct Consumed {
+pub(crate) struct Consumed {
     seen: Arc<Mutex<Vec<Seen>>>,
     task: JoinHandle<()>,
 }
 
 impl Consumed {
-    pub fn start(brokers: &str, group: &str, topics: &[&str]) -> Self {
+    pub(crate) fn start(brokers: &str, group: &str, topics: &[&str]) -> Self {
         let consumer: StreamConsumer = ClientConfig::new()
             .set("bootstrap.servers", brokers)
             .set("group.id", group)
@@ -89,7 +89,7 @@ impl Consumed {
         Self { seen, task }
     }
 
-    pub fn all(&self) -> Vec<Seen> {
+    pub(crate) fn all(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
     }
 }
