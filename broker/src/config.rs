@@ -31,6 +31,8 @@ pub struct Config {
     pub max_message_bytes: usize,
     /// Largest answer to one fetch, in bytes (one batch always fits).
     pub max_fetch_bytes: usize,
+    /// Bytes of requests and of fetched records in memory, over all connections; more wait.
+    pub max_buffered_bytes: usize,
     /// Requests of one connection answered at a time; more wait unread in the socket.
     pub max_in_flight: usize,
     /// Size, in bytes, at which a segment file is closed and the next one begun.
@@ -75,6 +77,7 @@ impl Default for Config {
             max_request_bytes: 32 << 20,
             max_message_bytes: 1 << 20,
             max_fetch_bytes: 32 << 20,
+            max_buffered_bytes: 256 << 20,
             max_in_flight: 16,
             segment_bytes: 256 << 20,
             io_timeout_ms: 30_000,

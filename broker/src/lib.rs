@@ -1,13 +1,30 @@
 //! The embedded single-node broker that speaks Kafka's protocol.
 //!
 //! It is made for development and for one small machine; more than that is Apache Kafka's job.
+mod api;
+mod clock;
 mod config;
+mod groups;
+mod log;
+mod meta;
+mod node;
+mod protocol;
+mod server;
+mod topics;
+mod transactions;
 
 pub use config::Config;
 
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use node::Node;
 
 /// Why the broker could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -35,10 +52,14 @@ pub enum Error {
     Config(String),
 }
 
-/// A running broker.
+/// A running broker. Dropping it stops it without flushing, as a crash would.
 #[derive(Debug)]
 pub struct Broker {
     address: SocketAddr,
+    node: Arc<Node>,
+    stop: CancellationToken,
+    serving: JoinHandle<()>,
+    ticking: JoinHandle<()>,
 }
 
 impl Broker {
@@ -47,10 +68,25 @@ impl Broker {
     ///
     /// # Errors
     /// When the configuration is wrong, the folder cannot be used, or the address is taken.
-    #[expect(clippy::unused_async, reason = "the listener is bound here")]
     pub async fn start(config: Config) -> Result<Self, Error> {
-        Ok(Self {
+        config.check()?;
+        let fault = |source| Error::Listen {
             address: config.listen,
+            source,
+        };
+        let listener = TcpListener::bind(config.listen).await.map_err(fault)?;
+        let address = listener.local_addr().map_err(fault)?;
+        let node = Arc::new(Node::open(config, address).await?);
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(server::serve(listener, Arc::clone(&node), stop.clone()));
+        let ticking = tokio::spawn(Arc::clone(&node).tick());
+        tracing::info!(%address, "the broker listens");
+        Ok(Self {
+            address,
+            node,
+            stop,
+            serving,
+            ticking,
         })
     }
 
@@ -61,8 +97,22 @@ impl Broker {
     }
 
     /// Closes all connections, flushes and closes the files.
-    #[expect(clippy::unused_async, reason = "connections are closed here")]
-    pub async fn shutdown(self) {}
+    pub async fn shutdown(mut self) {
+        self.stop.cancel();
+        self.ticking.abort();
+        if let Err(error) = (&mut self.serving).await {
+            tracing::error!(%error, "the listener failed");
+        }
+        self.node.close().await;
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        self.serving.abort();
+        self.ticking.abort();
+    }
 }
 
 /// Runs a broker until `shutdown` completes.

@@ -1,0 +1,457 @@
+//! Appends, reads and recovers the log of one partition.
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use kafka_protocol::error::ResponseError;
+
+use super::batch::{self, HEADER, Header};
+use super::flusher::{Durable, Flush, Flusher, StorageFailed, lock, storage};
+pub(crate) use super::producers::AbortedSpan as Aborted;
+use super::producers::{Producers, Verdict};
+use super::segment::{self, Segment};
+
+/// The log of one partition.
+#[derive(Debug)]
+pub(crate) struct Partition {
+    folder: PathBuf,
+    segment_bytes: u64,
+    flusher: Arc<Flusher>,
+    state: Mutex<State>,
+    durable: Durable,
+    /// Whether the flusher's queue holds this partition.
+    dirty: AtomicBool,
+}
+
+#[derive(Debug)]
+struct State {
+    /// In offset order, all before `active`.
+    closed: Vec<Segment>,
+    active: Segment,
+    start: i64,
+    next: i64,
+    /// Append times never go back within a partition.
+    last_append_time: i64,
+    producers: Producers,
+}
+
+/// Which time stamps records get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stamp {
+    /// The producer's own.
+    Create,
+    /// The broker's, at appending.
+    Append,
+}
+
+/// Where a batch was put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Appended {
+    pub(crate) base_offset: i64,
+    /// The append time, where the topic stamps one.
+    pub(crate) time: Option<i64>,
+    /// What must be durable before the batch is acknowledged.
+    pub(crate) needed: i64,
+}
+
+/// Which records a reader may see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Isolation {
+    /// All durable ones.
+    Uncommitted,
+    /// Those below the first open transaction.
+    Committed,
+}
+
+impl Isolation {
+    /// From the protocol's number.
+    pub(crate) fn from_code(code: i8) -> Self {
+        if code == 1 {
+            Self::Committed
+        } else {
+            Self::Uncommitted
+        }
+    }
+}
+
+/// What a fetch found.
+#[derive(Debug, Default)]
+pub(crate) struct Fetched {
+    pub(crate) batches: Bytes,
+    pub(crate) aborted: Vec<Aborted>,
+}
+
+/// The offsets that bound a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    /// First offset that can be read.
+    pub(crate) start: i64,
+    /// End of what is durable.
+    pub(crate) high_watermark: i64,
+    /// End of what no open transaction can take back.
+    pub(crate) last_stable: i64,
+}
+
+impl Bounds {
+    /// The end for a reader.
+    pub(crate) fn end(&self, isolation: Isolation) -> i64 {
+        match isolation {
+            Isolation::Uncommitted => self.high_watermark,
+            Isolation::Committed => self.last_stable,
+        }
+    }
+}
+
+impl Partition {
+    /// Opens the folder, or makes it. Blocks.
+    pub(crate) fn open(
+        folder: PathBuf,
+        start: i64,
+        segment_bytes: u64,
+        flusher: Arc<Flusher>,
+    ) -> io::Result<Self> {
+        let mut bases = segments(&folder)?;
+        let last = bases.pop();
+        let mut producers = Producers::default();
+        let (mut next, mut last_append_time) = (start, 0);
+        let mut visit = |header: &Header, batch: &[u8]| {
+            next = header.last_offset() + 1;
+            if header.has_append_time() {
+                last_append_time = header.max_timestamp.max(last_append_time);
+            }
+            producers.note(header, header.is_control() && batch::marker_commits(batch));
+        };
+        let mut closed = Vec::new();
+        for base in bases {
+            closed.push(Segment::open(
+                Segment::path(&folder, base),
+                base,
+                false,
+                &mut visit,
+            )?);
+        }
+        let active = match last {
+            Some(base) => Segment::open(Segment::path(&folder, base), base, true, &mut visit)?,
+            None => create_folder(&folder).and_then(|()| Segment::create(&folder, start))?,
+        };
+        let next = next.max(active.base);
+        producers.forget_below(start);
+
+        let state = State {
+            closed,
+            active,
+            start,
+            next,
+            last_append_time,
+            producers,
+        };
+        let (state, durable) = (Mutex::new(state), Durable::new(next));
+        let dirty = AtomicBool::new(false);
+        Ok(Self {
+            folder,
+            segment_bytes,
+            flusher,
+            state,
+            durable,
+            dirty,
+        })
+    }
+
+    /// Appends a client's batch.
+    pub(crate) fn append(
+        self: &Arc<Self>,
+        batch: &[u8],
+        stamp: Stamp,
+        now: i64,
+    ) -> Result<Appended, ResponseError> {
+        let header = batch::accept(batch)?;
+        let mut state = self.state();
+        match state.producers.judge(&header)? {
+            Verdict::Append => self.write(&mut state, &header, batch, stamp, now),
+            Verdict::Duplicate { base_offset, time } => {
+                let time = (stamp == Stamp::Append).then_some(time);
+                let needed = base_offset + i64::from(header.last_offset_delta) + 1;
+                Ok(Appended {
+                    base_offset,
+                    time,
+                    needed,
+                })
+            }
+        }
+    }
+
+    /// Appends the marker that ends a producer's transaction here.
+    pub(crate) fn end_transaction(
+        self: &Arc<Self>,
+        producer_id: i64,
+        epoch: i16,
+        commit: bool,
+        now: i64,
+    ) -> Result<Appended, ResponseError> {
+        let marker = batch::end_marker(producer_id, epoch, commit, now);
+        let header = Header::read(&marker).ok_or(ResponseError::UnknownServerError)?;
+        self.write(&mut self.state(), &header, &marker, Stamp::Create, now)
+    }
+
+    fn write(
+        self: &Arc<Self>,
+        state: &mut State,
+        header: &Header,
+        batch: &[u8],
+        stamp: Stamp,
+        now: i64,
+    ) -> Result<Appended, ResponseError> {
+        if self.durable.through().is_err() {
+            return Err(ResponseError::KafkaStorageError);
+        }
+        let time = (stamp == Stamp::Append).then(|| state.last_append_time.max(now));
+        let base_offset = state.next;
+        let head = batch::stamp(batch, base_offset, time).ok_or(ResponseError::CorruptMessage)?;
+        let body = batch.get(HEADER..).unwrap_or_default();
+        let stamped = Header::read(&head).ok_or(ResponseError::CorruptMessage)?;
+        let written = self
+            .roll_if_full(state, header.size as u64)
+            .and_then(|()| state.active.append(&stamped, &head, body));
+        if let Err(error) = written {
+            tracing::error!(folder = %self.folder.display(), %error, "cannot append");
+            return Err(ResponseError::KafkaStorageError);
+        }
+        let commits = header.is_control() && batch::marker_commits(batch);
+        state.producers.note(&stamped, commits);
+        state.next = stamped.last_offset() + 1;
+        state.last_append_time = time.unwrap_or(state.last_append_time);
+        if !self.dirty.swap(true, Ordering::AcqRel) {
+            self.flusher.push(Arc::<Self>::clone(self));
+        }
+        Ok(Appended {
+            base_offset,
+            time,
+            needed: state.next,
+        })
+    }
+
+    /// Begins a new segment. The old one is synced first, so that only the last can be torn.
+    fn roll_if_full(&self, state: &mut State, more: u64) -> io::Result<()> {
+        if state.active.len == 0 || state.active.len + more <= self.segment_bytes {
+            return Ok(());
+        }
+        state
+            .active
+            .file
+            .sync_data()
+            .inspect_err(|_| self.durable.fail())?;
+        let fresh = Segment::create(&self.folder, state.next)?;
+        state
+            .closed
+            .push(std::mem::replace(&mut state.active, fresh));
+        Ok(())
+    }
+
+    /// Waits until what lies below `needed` is durable. Cancel safe.
+    pub(crate) async fn durable(&self, needed: i64) -> Result<(), StorageFailed> {
+        self.durable.wait(needed).await
+    }
+
+    /// The offsets that bound the log now.
+    pub(crate) fn bounds(&self) -> Result<Bounds, StorageFailed> {
+        let state = self.state();
+        self.bounds_of(&state)
+    }
+
+    fn bounds_of(&self, state: &State) -> Result<Bounds, StorageFailed> {
+        let high_watermark = self.durable.through()?;
+        let last_stable = state
+            .producers
+            .first_open()
+            .unwrap_or(i64::MAX)
+            .min(high_watermark);
+        Ok(Bounds {
+            start: state.start,
+            high_watermark,
+            last_stable,
+        })
+    }
+
+    /// Reads whole batches from `offset` on: at least one if there is any, and not more than
+    /// `max` bytes otherwise. Blocks while the disk reads.
+    pub(crate) fn read(
+        &self,
+        offset: i64,
+        max: usize,
+        isolation: Isolation,
+    ) -> Result<Fetched, ResponseError> {
+        let state = self.state();
+        let bounds = self.bounds_of(&state).map_err(storage)?;
+        let limit = bounds.end(isolation);
+        if offset < bounds.start || offset > bounds.high_watermark {
+            return Err(ResponseError::OffsetOutOfRange);
+        }
+        if offset >= limit {
+            return Ok(Fetched {
+                batches: Bytes::new(),
+                aborted: Vec::new(),
+            });
+        }
+        let segment = state.segment(offset);
+        let (file, near, end) = (Arc::clone(&segment.file), segment.near(offset), segment.len);
+        let aborted = match isolation {
+            Isolation::Committed => state.producers.aborted(offset, limit),
+            Isolation::Uncommitted => Vec::new(),
+        };
+        drop(state);
+        let batches = segment::read(&file, near, end, offset, limit, max)
+            .map_err(|error| self.unreadable(&error))?;
+        Ok(Fetched {
+            batches: batches.into(),
+            aborted,
+        })
+    }
+
+    /// The first record at or after `time`, below the end for `isolation`.
+    pub(crate) fn find_time(
+        &self,
+        time: i64,
+        isolation: Isolation,
+    ) -> Result<Option<(i64, i64)>, ResponseError> {
+        let (bounds, places) = {
+            let state = self.state();
+            let bounds = self.bounds_of(&state).map_err(storage)?;
+            let places: Vec<_> = state
+                .segments()
+                .filter(|segment| segment.max_timestamp >= time)
+                .map(|segment| {
+                    // Records below the start of the log do not count.
+                    let near = segment.near_time(time).max(segment.near(bounds.start));
+                    (Arc::clone(&segment.file), near, segment.len)
+                })
+                .collect();
+            (bounds, places)
+        };
+        for (file, near, end) in places {
+            let found = segment::find_time(&file, near, end, time)
+                .map_err(|error| self.unreadable(&error))?;
+            if let Some((offset, stamp)) = found {
+                let readable = offset.max(bounds.start);
+                return Ok((readable < bounds.end(isolation)).then_some((readable, stamp)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The greatest time stamp in the log.
+    pub(crate) fn max_timestamp(&self) -> Option<i64> {
+        let state = self.state();
+        state
+            .segments()
+            .filter(|segment| segment.len > 0)
+            .map(|segment| segment.max_timestamp)
+            .max()
+    }
+
+    /// Producers with an open transaction here, with their epochs.
+    pub(crate) fn open_transactions(&self) -> Vec<(i64, i16)> {
+        self.state().producers.open().collect()
+    }
+
+    /// Moves the start of the log forward and removes segments wholly below it. Blocks.
+    ///
+    /// The caller has made the new start durable: a crash in between leaves files that the next
+    /// call or the next opening does not read.
+    pub(crate) fn delete_below(&self, offset: i64) {
+        let mut state = self.state();
+        state.start = state.start.max(offset.min(state.next));
+        let start = state.start;
+        state.producers.forget_below(start);
+        // A closed segment ends where the next one begins.
+        let bases: Vec<i64> = state
+            .segments()
+            .skip(1)
+            .map(|segment| segment.base)
+            .collect();
+        let below = bases.iter().take_while(|next| **next <= start).count();
+        let gone: Vec<Segment> = state.closed.drain(..below).collect();
+        drop(state);
+        for segment in gone {
+            if let Err(error) = fs::remove_file(&segment.path) {
+                tracing::warn!(path = %segment.path.display(), %error, "cannot remove a segment");
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    fn unreadable(&self, error: &io::Error) -> ResponseError {
+        tracing::error!(folder = %self.folder.display(), %error, "cannot read");
+        ResponseError::KafkaStorageError
+    }
+}
+
+impl State {
+    fn segments(&self) -> impl Iterator<Item = &Segment> {
+        self.closed.iter().chain(std::iter::once(&self.active))
+    }
+
+    /// The segment that holds `offset`.
+    fn segment(&self, offset: i64) -> &Segment {
+        if offset >= self.active.base {
+            return &self.active;
+        }
+        let after = self
+            .closed
+            .partition_point(|segment| segment.base <= offset);
+        self.closed
+            .get(after.saturating_sub(1))
+            .unwrap_or(&self.active)
+    }
+}
+
+impl Flush for Partition {
+    fn flush(&self) {
+        self.dirty.store(false, Ordering::Release);
+        let (file, next) = {
+            let state = self.state();
+            (Arc::clone(&state.active.file), state.next)
+        };
+        match file.sync_data() {
+            Ok(()) => self.durable.advance(next),
+            Err(error) => {
+                tracing::error!(folder = %self.folder.display(), %error, "cannot sync");
+                self.durable.fail();
+            }
+        }
+    }
+}
+
+/// First offsets of the segment files in a folder, in order.
+fn segments(folder: &Path) -> io::Result<Vec<i64>> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut bases = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name();
+        let base = name.to_str().and_then(|name| name.strip_suffix(".log"));
+        bases.extend(base.and_then(|base| base.parse::<i64>().ok()));
+    }
+    bases.sort_unstable();
+    Ok(bases)
+}
+
+/// Makes a folder and its parent, durably.
+fn create_folder(folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    for ancestor in folder.ancestors().skip(1).take(2) {
+        File::open(ancestor)?.sync_all()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,371 @@
+//! Folds changes into what the broker knows.
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+/// One durable decision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Change {
+    /// The data folder got its name.
+    Cluster { id: String },
+    /// A topic was created.
+    TopicCreated { name: String, topic: TopicImage },
+    /// A topic has more partitions now.
+    PartitionsAdded { name: String, partitions: i32 },
+    /// A topic's own settings were replaced.
+    TopicConfigured {
+        name: String,
+        config: BTreeMap<String, String>,
+    },
+    /// A topic is gone, with its committed offsets.
+    TopicDeleted { name: String },
+    /// Records below `offset` are gone.
+    StartMoved {
+        name: String,
+        partition: i32,
+        offset: i64,
+    },
+    /// A group committed offsets outside of transactions.
+    Committed {
+        group: String,
+        offsets: GroupOffsets,
+    },
+    /// A group is gone, with its committed offsets.
+    GroupDeleted { group: String },
+    /// Producer ids below `next` may have been given out.
+    ProducerIds { next: i64 },
+    /// A transactional id belongs to this producer id and epoch; older ones are fenced.
+    ProducerFenced {
+        id: String,
+        producer_id: i64,
+        epoch: i16,
+        timeout_ms: i32,
+    },
+    /// A transaction has its first partition or offset.
+    TransactionBegun { id: String },
+    /// A transaction will be committed, come what may.
+    TransactionPrepared {
+        id: String,
+        partitions: BTreeSet<(String, i32)>,
+        offsets: BTreeMap<String, GroupOffsets>,
+    },
+    /// A transaction's markers are written; its offsets count if it was prepared.
+    TransactionEnded { id: String },
+}
+
+/// A topic as it was created and changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TopicImage {
+    /// Names the topic's folder, so that a topic created anew never meets old files.
+    pub(crate) id: String,
+    pub(crate) partitions: i32,
+    /// The settings that its creator or an administrator gave.
+    #[serde(default)]
+    pub(crate) config: BTreeMap<String, String>,
+    /// First offsets of partitions whose records were deleted.
+    #[serde(default)]
+    pub(crate) starts: BTreeMap<i32, i64>,
+}
+
+/// Offsets of one group: topic → partition → offset.
+pub(crate) type GroupOffsets = BTreeMap<String, BTreeMap<i32, Committed>>;
+
+/// A committed offset.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Committed {
+    pub(crate) offset: i64,
+    pub(crate) leader_epoch: i32,
+    pub(crate) metadata: String,
+}
+
+/// A transactional id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Transaction {
+    pub(crate) producer_id: i64,
+    pub(crate) epoch: i16,
+    pub(crate) timeout_ms: i32,
+    pub(crate) phase: Phase,
+}
+
+/// How far the transaction of an id is, as far as it matters after a restart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Phase {
+    /// None is open.
+    Idle,
+    /// One is open.
+    Begun,
+    /// One is being committed.
+    Prepared {
+        partitions: BTreeSet<(String, i32)>,
+        offsets: BTreeMap<String, GroupOffsets>,
+    },
+}
+
+/// The fold of all changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Image {
+    pub(crate) cluster: Option<String>,
+    pub(crate) topics: BTreeMap<String, TopicImage>,
+    pub(crate) groups: BTreeMap<String, GroupOffsets>,
+    pub(crate) next_producer_id: i64,
+    pub(crate) transactions: BTreeMap<String, Transaction>,
+}
+
+impl Image {
+    /// Applies a change. One that refers to what is gone changes nothing.
+    pub(crate) fn apply(&mut self, change: Change) {
+        match change {
+            Change::Cluster { id } => self.cluster = Some(id),
+            Change::TopicCreated { name, topic } => {
+                self.topics.insert(name, topic);
+            }
+            Change::PartitionsAdded { name, partitions } => {
+                self.with_topic(&name, |topic| topic.partitions = partitions);
+            }
+            Change::TopicConfigured { name, config } => {
+                self.with_topic(&name, |topic| topic.config = config);
+            }
+            Change::TopicDeleted { name } => self.delete_topic(&name),
+            Change::StartMoved {
+                name,
+                partition,
+                offset,
+            } => self.with_topic(&name, |topic| {
+                let start = topic.starts.entry(partition).or_insert(0);
+                *start = offset.max(*start);
+            }),
+            Change::Committed { group, offsets } => self.commit(group, offsets),
+            Change::GroupDeleted { group } => {
+                self.groups.remove(&group);
+            }
+            Change::ProducerIds { next } => self.next_producer_id = next,
+            Change::ProducerFenced {
+                id,
+                producer_id,
+                epoch,
+                timeout_ms,
+            } => {
+                let phase = self
+                    .transactions
+                    .remove(&id)
+                    .map_or(Phase::Idle, |old| old.phase);
+                let transaction = Transaction {
+                    producer_id,
+                    epoch,
+                    timeout_ms,
+                    phase,
+                };
+                self.transactions.insert(id, transaction);
+            }
+            Change::TransactionBegun { id } => {
+                self.enter(&id, Phase::Begun);
+            }
+            Change::TransactionPrepared {
+                id,
+                partitions,
+                offsets,
+            } => {
+                self.enter(
+                    &id,
+                    Phase::Prepared {
+                        partitions,
+                        offsets,
+                    },
+                );
+            }
+            Change::TransactionEnded { id } => {
+                if let Some(Phase::Prepared { offsets, .. }) = self.enter(&id, Phase::Idle) {
+                    for (group, offsets) in offsets {
+                        self.commit(group, offsets);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Changes that make this image out of an empty one.
+    pub(crate) fn changes(&self) -> Vec<Change> {
+        let mut changes = vec![Change::ProducerIds {
+            next: self.next_producer_id,
+        }];
+        changes.extend(self.cluster.clone().map(|id| Change::Cluster { id }));
+        changes.extend(
+            self.topics
+                .iter()
+                .map(|(name, topic)| Change::TopicCreated {
+                    name: name.clone(),
+                    topic: topic.clone(),
+                }),
+        );
+        changes.extend(
+            self.groups
+                .iter()
+                .map(|(group, offsets)| Change::Committed {
+                    group: group.clone(),
+                    offsets: offsets.clone(),
+                }),
+        );
+        for (id, transaction) in &self.transactions {
+            let Transaction {
+                producer_id,
+                epoch,
+                timeout_ms,
+                ..
+            } = *transaction;
+            let id = id.clone();
+            changes.push(Change::ProducerFenced {
+                id: id.clone(),
+                producer_id,
+                epoch,
+                timeout_ms,
+            });
+            changes.extend(match transaction.phase.clone() {
+                Phase::Idle => None,
+                Phase::Begun => Some(Change::TransactionBegun { id }),
+                Phase::Prepared {
+                    partitions,
+                    offsets,
+                } => Some(Change::TransactionPrepared {
+                    id,
+                    partitions,
+                    offsets,
+                }),
+            });
+        }
+        changes
+    }
+
+    /// Partitions of all topics together.
+    pub(crate) fn partitions(&self) -> usize {
+        let counts = self
+            .topics
+            .values()
+            .map(|topic| usize::try_from(topic.partitions));
+        counts.map(Result::unwrap_or_default).sum()
+    }
+
+    fn with_topic(&mut self, name: &str, change: impl FnOnce(&mut TopicImage)) {
+        if let Some(topic) = self.topics.get_mut(name) {
+            change(topic);
+        }
+    }
+
+    fn delete_topic(&mut self, name: &str) {
+        self.topics.remove(name);
+        for offsets in self.groups.values_mut() {
+            offsets.remove(name);
+        }
+    }
+
+    fn commit(&mut self, group: String, offsets: GroupOffsets) {
+        let committed = self.groups.entry(group).or_default();
+        for (topic, partitions) in offsets {
+            committed.entry(topic).or_default().extend(partitions);
+        }
+    }
+
+    fn enter(&mut self, id: &str, phase: Phase) -> Option<Phase> {
+        let transaction = self.transactions.get_mut(id)?;
+        Some(std::mem::replace(&mut transaction.phase, phase))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offsets(offset: i64) -> GroupOffsets {
+        let committed = Committed {
+            offset,
+            leader_epoch: -1,
+            metadata: "from 3".to_owned(),
+        };
+        BTreeMap::from([("t".to_owned(), BTreeMap::from([(0, committed)]))])
+    }
+
+    fn fold(changes: Vec<Change>) -> Image {
+        let mut image = Image::default();
+        for change in changes {
+            image.apply(change);
+        }
+        image
+    }
+
+    fn fenced(epoch: i16) -> Change {
+        Change::ProducerFenced {
+            id: "x".to_owned(),
+            producer_id: 4,
+            epoch,
+            timeout_ms: 100,
+        }
+    }
+
+    fn prepared() -> Change {
+        Change::TransactionPrepared {
+            id: "x".to_owned(),
+            partitions: BTreeSet::from([("t".to_owned(), 0)]),
+            offsets: BTreeMap::from([("g".to_owned(), offsets(9))]),
+        }
+    }
+
+    #[test]
+    fn prepared_offsets_count_at_the_end_and_not_before() {
+        let begun = Change::TransactionBegun { id: "x".to_owned() };
+        let ended = Change::TransactionEnded { id: "x".to_owned() };
+        let image = fold(vec![fenced(0), begun.clone(), prepared()]);
+        assert!(image.groups.is_empty());
+        let image = fold(vec![fenced(0), begun.clone(), prepared(), ended.clone()]);
+        assert_eq!(image.groups["g"], offsets(9));
+        let image = fold(vec![fenced(0), begun, ended]);
+        assert!(image.groups.is_empty());
+    }
+
+    #[test]
+    fn its_own_changes_make_the_same_image() {
+        let topic = TopicImage {
+            id: "7".to_owned(),
+            partitions: 3,
+            config: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
+            starts: BTreeMap::new(),
+        };
+        let image = fold(vec![
+            Change::Cluster { id: "1".to_owned() },
+            Change::TopicCreated {
+                name: "t".to_owned(),
+                topic,
+            },
+            Change::StartMoved {
+                name: "t".to_owned(),
+                partition: 1,
+                offset: 12,
+            },
+            Change::Committed {
+                group: "g".to_owned(),
+                offsets: offsets(3),
+            },
+            Change::ProducerIds { next: 1000 },
+            fenced(0),
+            Change::TransactionBegun { id: "x".to_owned() },
+            prepared(),
+            fenced(1),
+        ]);
+        let text = serde_json::to_vec(&image.changes()).unwrap();
+        assert_eq!(fold(serde_json::from_slice(&text).unwrap()), image);
+    }
+
+    #[test]
+    fn a_deleted_topic_takes_its_offsets_along() {
+        let image = fold(vec![
+            Change::Committed {
+                group: "g".to_owned(),
+                offsets: offsets(3),
+            },
+            Change::TopicDeleted {
+                name: "t".to_owned(),
+            },
+        ]);
+        assert!(image.groups["g"].is_empty());
+    }
+}
