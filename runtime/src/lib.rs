@@ -1,1 +1,23 @@
 //! What every process does and no domain owns: configuration, telemetry, shutdown, health.
+//!
+//! ```text
+//!   components ──ready, not ready, failed──▶ Health ──▶ http: /healthz /readyz
+//!   spans, logs, instruments ──▶ telemetry ──▶ OTLP, the terminal, http: /metrics
+//!   SIGTERM, SIGINT, a task's end ──▶ shutdown: stage by stage, each within its limit
+//! ```
+//!
+//! Nothing here knows a topic, a socket or a table.
+
+pub mod clock;
+pub mod health;
+pub mod http;
+pub mod secret;
+pub mod shutdown;
+pub mod telemetry;
+pub mod timings;
+
+pub use clock::Clock;
+pub use health::{Component, Health};
+pub use http::Problem;
+pub use secret::Secret;
+pub use timings::Timings;
