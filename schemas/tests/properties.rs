@@ -229,7 +229,7 @@ proptest! {
     }
 
     #[test]
-    fn depth_is_counted_outside_of_text(levels in 0..300_usize, text in r#"([a\[{]|\\"|\\\\){0,20}"#) {
+    fn depth_is_counted_outside_of_text(levels in prop_oneof![0..300_usize, MAX_DEPTH - 1..MAX_DEPTH + 2], text in r#"([a\[{]|\\"|\\\\){0,20}"#) {
         let json = format!("{}\"{text}\"{}", "[".repeat(levels), "]".repeat(levels));
         prop_assert_eq!(check_depth("json", json.as_bytes()).is_ok(), levels <= MAX_DEPTH);
         let wide = format!("[{}\"{text}\"]", "[],".repeat(levels));
