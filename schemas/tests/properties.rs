@@ -148,7 +148,7 @@ proptest! {
     }
 
     #[test]
-    fn user_ids(text in any::<String>()) {
+    fn user_ids(text in "(?s)[a\u{7f}\n\u{85}]?.{0,260}") {
         let fits = (1..=256).contains(&text.len()) && !text.chars().any(char::is_control);
         let id = text.parse::<UserId>();
         prop_assert_eq!(id.is_ok(), fits);
@@ -289,6 +289,17 @@ fn ids_that_are_refused() {
         "t-0-9223372036854775808",
     ] {
         assert!(text.parse::<Position>().is_err(), "{text}");
+    }
+}
+
+#[test]
+fn what_nests_too_deep_is_refused() {
+    for (levels, fits) in [(MAX_DEPTH - 1, true), (MAX_DEPTH, false)] {
+        let json = "[".repeat(levels) + &"]".repeat(levels);
+        let request = Bytes::from(format!(r#"{{"data":{json}}}"#));
+        assert_eq!(Notification::decode(&request).is_ok(), fits);
+        let frame = format!(r#"{{"action":"send","message":{json}}}"#);
+        assert_eq!(ClientFrame::decode(&frame).is_ok(), fits);
     }
 }
 
