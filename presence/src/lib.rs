@@ -1,1 +1,3 @@
 //! Derives presence from connection events.
+
+pub mod processor;
