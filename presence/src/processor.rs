@@ -20,8 +20,6 @@ mod rules;
 mod snapshot;
 mod state;
 mod table;
-#[cfg(test)]
-mod tests;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -39,7 +37,7 @@ pub use rules::{
 };
 use rules::{End, EndKind};
 pub use snapshot::Snapshot;
-use state::{Connection, ConnectionKey, Grace, Life, LifeKey, User, random_part};
+use state::{Connection, ConnectionKey, Grace, Life, User, random_part};
 use table::{Id, Table};
 
 /// The fold of one partition.

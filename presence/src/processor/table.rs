@@ -46,10 +46,6 @@ impl<T: Keyed> Table<T> {
         self.rows.get(id as usize)?.as_ref()
     }
 
-    pub(super) fn get_mut(&mut self, id: Id) -> Option<&mut T> {
-        self.rows.get_mut(id as usize)?.as_mut()
-    }
-
     /// Adds a row whose key is not there yet.
     pub(super) fn insert(&mut self, row: T) -> Id {
         let hash = self.hasher.hash_one(row.key());
