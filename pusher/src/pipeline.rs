@@ -1,0 +1,523 @@
+//! Runs the pusher: THE loop. It turns the world into the dispatcher's inputs and performs its outputs.
+
+mod partition;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use eventlog::membership::{Life, Membership};
+use eventlog::{
+    Edges, GroupConsumer, GroupEvent, Log, LogError, NewRecord, Producer, Record, TopicPartition,
+};
+use runtime::clock::Clock;
+use runtime::health::Component;
+use runtime::telemetry::trace;
+use schemas::cloudevents::Envelope;
+use schemas::edges::{EdgeRecord, Expired, ExpiryCause};
+use schemas::{Millis, PushReply};
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, debug, info, info_span, warn};
+
+use crate::dispatcher::{Applied, Batch, Dispatcher, Failure, Input, Output, Ticket};
+use crate::edge::{EdgeClient, PushError, Source};
+use crate::planner::{LifeId, plan};
+use crate::prepare::{Preparation, Prepared};
+use crate::telemetry::Telemetry;
+use crate::{Config, Deps, Error, dlq};
+use partition::Partition;
+
+/// The wait after the log failed, before it is used again.
+const LOG_RETRY: Duration = Duration::from_millis(500);
+/// The most traces that the span of one push is linked to.
+const MAX_LINKS: usize = 32;
+
+/// Runs until `shutdown` or until the log can be used no more.
+pub(crate) async fn run(
+    config: Config,
+    deps: Deps,
+    client: Arc<dyn EdgeClient>,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let mut pipeline = Pipeline::new(config, deps, client)?;
+    loop {
+        match pipeline.run(&shutdown).await {
+            Err(Error::Log(error @ LogError::OutOfRange { .. })) => {
+                warn!(%error, "joining the group anew");
+                pipeline.rejoin().await?;
+            }
+            Err(error) => {
+                pipeline.health.log.failed(error.to_string());
+                return Err(error);
+            }
+            Ok(()) => break,
+        }
+    }
+    pipeline.drain().await;
+    pipeline.consumer.close().await;
+    Ok(())
+}
+
+/// What the loop woke up for.
+enum Event {
+    Group(Result<GroupEvent, LogError>),
+    Done(Result<Done, JoinError>),
+    Members,
+    Time,
+}
+
+/// What a task of the pipeline's came to.
+enum Done {
+    /// A batch of a partition, of that generation, can be planned.
+    Prepared(i32, u64, Result<Prepared, LogError>),
+    Pushed(Batch, Duration, Result<PushReply, PushError>),
+    Buried(i32, u64, i64),
+    Probed(LifeId, bool),
+    /// The log answered, or not.
+    Log(Result<(), String>),
+    GaveUp,
+}
+
+struct Reports {
+    log: Component,
+    edges: Component,
+    dlq: Component,
+}
+
+struct Pipeline {
+    config: Config,
+    log: Log,
+    edges: Edges,
+    members: watch::Receiver<i64>,
+    consumer: GroupConsumer,
+    producer: Producer,
+    client: Arc<dyn EdgeClient>,
+    preparation: Arc<Preparation>,
+    clock: Clock,
+    health: Reports,
+    telemetry: Telemetry,
+    dispatcher: Dispatcher,
+    partitions: BTreeMap<i32, Partition>,
+    /// Assigned, and not started yet.
+    starting: BTreeSet<TopicPartition>,
+    generation: u64,
+    /// The lives that the dispatcher knows, and how far `edges` was read for them.
+    live: BTreeSet<LifeId>,
+    lives_through: i64,
+    /// Whether the log failed since it was last asked.
+    log_fault: bool,
+    tasks: JoinSet<Done>,
+    next_tick: Instant,
+    next_commit: Instant,
+    next_start: Instant,
+}
+
+impl Pipeline {
+    fn new(config: Config, deps: Deps, client: Arc<dyn EdgeClient>) -> Result<Self, Error> {
+        let Deps {
+            log,
+            edges,
+            store,
+            health,
+            clock,
+            ..
+        } = deps;
+        let telemetry = Telemetry::new();
+        let health = Reports {
+            log: health.component("pusher.log"),
+            edges: health.component("pusher.edges"),
+            dlq: health.component("pusher.dlq"),
+        };
+        health.log.not_ready("joining the group");
+        health.edges.ready();
+        health.dlq.ready();
+        let preparation = Preparation::new(
+            config.plan.clone(),
+            edges.clone(),
+            store,
+            clock,
+            telemetry.clone(),
+        );
+        let now = Instant::now();
+        Ok(Self {
+            members: edges.changed(),
+            consumer: join(&log, &config)?,
+            producer: log.producer()?,
+            dispatcher: Dispatcher::new(config.limits(), rand::random()),
+            preparation: Arc::new(preparation),
+            partitions: BTreeMap::new(),
+            starting: BTreeSet::new(),
+            generation: 0,
+            live: BTreeSet::new(),
+            lives_through: -1,
+            log_fault: true,
+            tasks: JoinSet::new(),
+            next_tick: now,
+            next_commit: now,
+            next_start: now,
+            config,
+            log,
+            edges,
+            client,
+            clock,
+            health,
+            telemetry,
+        })
+    }
+
+    async fn run(&mut self, shutdown: &CancellationToken) -> Result<(), Error> {
+        loop {
+            let wake = self.dispatcher.timeout().map(Instant::from_std);
+            let wake = wake.unwrap_or(self.next_tick).min(self.next_tick);
+            let event = tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                event = self.consumer.next() => Event::Group(event),
+                Some(done) = self.tasks.join_next() => Event::Done(done),
+                Ok(()) = self.members.changed() => Event::Members,
+                () = tokio::time::sleep_until(wake) => Event::Time,
+            };
+            match event {
+                Event::Group(event) => self.group(event).await?,
+                Event::Done(done) => self.done(done?)?,
+                Event::Members => self.see_lives(),
+                Event::Time => self.time().await?,
+            }
+        }
+    }
+
+    async fn group(&mut self, event: Result<GroupEvent, LogError>) -> Result<(), Error> {
+        match event {
+            Ok(GroupEvent::Assigned(partitions)) => {
+                info!(?partitions, "assigned");
+                self.health.log.ready();
+                self.starting.extend(partitions);
+                self.start_partitions().await?;
+            }
+            Ok(GroupEvent::Revoked(partitions)) => {
+                info!(?partitions, "revoked");
+                for partition in partitions {
+                    self.starting.remove(&partition);
+                    self.partitions.remove(&partition.partition);
+                    self.input(Input::Revoked(partition.partition));
+                }
+            }
+            Ok(GroupEvent::Records(records)) => self.fetched(records),
+            Err(error) if error.is_transient() => {
+                self.log_failed(&error);
+                tokio::time::sleep(Dispatcher::TICK).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    fn done(&mut self, done: Done) -> Result<(), Error> {
+        match done {
+            Done::Prepared(partition, generation, prepared) => {
+                self.prepared(partition, generation, prepared?);
+            }
+            Done::Pushed(batch, took, answer) => self.pushed(&batch, took, answer),
+            Done::Buried(partition, generation, offset) => {
+                self.health.dlq.ready();
+                if self.is_current(partition, generation) {
+                    self.input(Input::Buried(partition, offset));
+                }
+            }
+            Done::Probed(life, answered) => self.input(Input::Probed(life, answered)),
+            Done::Log(Ok(())) => self.health.log.ready(),
+            Done::Log(Err(error)) => {
+                self.health.log.not_ready(error);
+                self.log_fault = true;
+            }
+            Done::GaveUp => {}
+        }
+        Ok(())
+    }
+
+    async fn time(&mut self) -> Result<(), Error> {
+        let now = Instant::now();
+        self.input(Input::Tick);
+        if now < self.next_tick {
+            return Ok(());
+        }
+        self.next_tick = now + Dispatcher::TICK;
+        self.telemetry
+            .load(self.dispatcher.unsettled(), self.dispatcher.in_flight());
+        if now >= self.next_start && !self.starting.is_empty() {
+            self.start_partitions().await?;
+        }
+        if now >= self.next_commit {
+            self.commit().await;
+        }
+        Ok(())
+    }
+
+    fn fetched(&mut self, records: Vec<Record>) {
+        let mut sizes: BTreeMap<i32, Vec<(i64, usize)>> = BTreeMap::new();
+        for record in records {
+            let number = record.position.partition;
+            if let Some(fetched) = self
+                .partitions
+                .get_mut(&number)
+                .and_then(|p| p.take_in(record))
+            {
+                sizes.entry(number).or_default().push(fetched);
+            }
+        }
+        for (partition, sizes) in sizes {
+            self.input(Input::Fetched(partition, sizes));
+            self.prepare(partition);
+        }
+    }
+
+    /// Prepares the next batch of a partition, if none is being prepared: planning keeps the order.
+    fn prepare(&mut self, number: i32) {
+        let Some(partition) = self.partitions.get_mut(&number) else {
+            return;
+        };
+        let generation = partition.generation;
+        if let Some(records) = partition.next_batch(self.config.plan.batch) {
+            let preparation = Arc::clone(&self.preparation);
+            self.tasks.spawn(async move {
+                Done::Prepared(number, generation, preparation.prepare(records).await)
+            });
+        }
+    }
+
+    fn prepared(&mut self, number: i32, generation: u64, prepared: Prepared) {
+        if !self.is_current(number, generation) {
+            return;
+        }
+        self.see_lives();
+        let Prepared {
+            requests,
+            unreadable,
+            whereabouts,
+            through,
+        } = prepared;
+        let mut plan = plan(requests, &whereabouts, &self.live, self.clock.now());
+        plan.through = through;
+        self.telemetry
+            .planned(&plan.spread, &plan.unsent, unreadable.len());
+        for (record, error) in unreadable {
+            plan.unreadable.push(record.position.offset);
+            self.bury(generation, &record, &error.to_string(), 1);
+        }
+        self.input(Input::Planned(number, plan));
+        if let Some(partition) = self.partitions.get_mut(&number) {
+            partition.preparing = false;
+        }
+        self.prepare(number);
+    }
+
+    fn pushed(&mut self, batch: &Batch, took: Duration, answer: Result<PushReply, PushError>) {
+        let Ticket {
+            partition, life, ..
+        } = &batch.ticket;
+        let failure = answer.as_ref().map_err(PushError::failure);
+        self.telemetry.pushed(batch.items.len(), took, failure);
+        let input = match answer {
+            Ok(reply) => {
+                debug!(partition, %life, ?reply, "pushed");
+                self.health.edges.ready();
+                Input::Replied(batch.ticket.clone(), Applied(reply.applied_through))
+            }
+            Err(error) => {
+                debug!(partition, %life, %error, "push failed");
+                if error.failure() == Failure::Refused {
+                    self.health.edges.not_ready(format!("edge {life}: {error}"));
+                }
+                Input::Failed(batch.ticket.clone(), error.failure())
+            }
+        };
+        self.input(input);
+    }
+
+    /// Tells the dispatcher which lives there are, if that changed.
+    fn see_lives(&mut self) {
+        let known = self.lives_through;
+        let news = self.edges.with(|members| {
+            let through = members.read_through();
+            (through != known).then(|| (through, lives(members)))
+        });
+        if let Some((through, lives)) = news {
+            self.lives_through = through;
+            self.live = lives.keys().cloned().collect();
+            self.input(Input::Lives(lives));
+        }
+    }
+
+    fn is_current(&self, partition: i32, generation: u64) -> bool {
+        let current = self.partitions.get(&partition);
+        current.is_some_and(|partition| partition.generation == generation)
+    }
+
+    /// Tells the dispatcher and performs what it answers: the one place where the pusher acts.
+    fn input(&mut self, input: Input) {
+        for output in self.dispatcher.handle(Instant::now().into_std(), input) {
+            match output {
+                Output::Send(batch) => self.send(batch),
+                Output::Settled { partition, offset } => self.settled(partition, offset),
+                Output::Bury {
+                    partition,
+                    offset,
+                    life,
+                    attempts,
+                } => {
+                    self.too_large(partition, offset, &life, attempts);
+                }
+                Output::Pause(partition) => self.consumer.pause(&[self.topic_partition(partition)]),
+                Output::Resume(partition) => {
+                    self.consumer.resume(&[self.topic_partition(partition)]);
+                }
+                Output::Probe(life, push_url) => {
+                    let client = Arc::clone(&self.client);
+                    self.tasks
+                        .spawn(async move { Done::Probed(life, client.answers(&push_url).await) });
+                }
+                Output::GiveUp(life) => self.give_up(&life),
+            }
+        }
+    }
+
+    fn send(&mut self, batch: Batch) {
+        let Some(partition) = self.partitions.get(&batch.ticket.partition) else {
+            return;
+        };
+        let source = partition.source.clone();
+        let client = Arc::clone(&self.client);
+        let span = info_span!(
+            "push",
+            otel.kind = "client",
+            edge = %batch.ticket.life,
+            partition = batch.ticket.partition,
+            notifications = batch.items.len(),
+        );
+        let traces = batch
+            .items
+            .iter()
+            .filter_map(|item| item.traceparent.as_deref());
+        for traceparent in traces.take(MAX_LINKS) {
+            trace::link(&span, traceparent);
+        }
+        let push = async move {
+            let start = Instant::now();
+            let answer = client.push(&batch, &source).await;
+            Done::Pushed(batch, start.elapsed(), answer)
+        };
+        self.tasks.spawn(push.instrument(span));
+    }
+
+    fn settled(&mut self, partition: i32, offset: i64) {
+        let state = self.partitions.get_mut(&partition);
+        if let Some(record) = state.and_then(|state| state.records.remove(&offset)) {
+            self.telemetry
+                .settled(self.clock.now().since(record.append_time));
+        }
+    }
+
+    fn too_large(&mut self, partition: i32, offset: i64, life: &LifeId, attempts: u32) {
+        self.telemetry.too_large();
+        let Some(state) = self.partitions.get(&partition) else {
+            return;
+        };
+        let generation = state.generation;
+        if let Some(record) = state.records.get(&offset).cloned() {
+            self.bury(
+                generation,
+                &record,
+                &format!("too large for edge {life}"),
+                attempts,
+            );
+        }
+    }
+
+    fn bury(&mut self, generation: u64, record: &Record, reason: &str, attempts: u32) {
+        let position = record.position.clone();
+        warn!(%position, reason, "cannot be delivered");
+        let dead = dlq::record(
+            &self.log.topics().notifications_dlq,
+            record,
+            reason,
+            attempts,
+        );
+        let producer = self.producer.clone();
+        let health = self.health.dlq.clone();
+        self.tasks.spawn(async move {
+            let failing = |error: &_| health.not_ready(format!("cannot write to the DLQ: {error}"));
+            dlq::bury(producer, dead, failing).await;
+            Done::Buried(position.partition, generation, position.offset)
+        });
+    }
+
+    /// Declares a life ended.
+    fn give_up(&mut self, life: &LifeId) {
+        let last = |members: &Membership| Some(members.life(&life.edge_id, life.epoch)?.last);
+        let Some(after) = self.edges.with(last) else {
+            return;
+        };
+        warn!(edge = %life, "takes no pushes: declaring it ended");
+        let record = unreachable(&self.log, life, after, self.clock.now());
+        let producer = self.producer.clone();
+        self.tasks.spawn(async move {
+            let appended = match producer.append(record) {
+                Ok(append) => append.await,
+                Err(error) => Err(error),
+            };
+            // If it is not in the log, the dispatcher asks for it again.
+            if let Err(error) = appended {
+                warn!(%error, "cannot declare an edge ended");
+            }
+            Done::GaveUp
+        });
+    }
+
+    fn topic_partition(&self, partition: i32) -> TopicPartition {
+        TopicPartition::new(Arc::clone(&self.log.topics().notifications), partition)
+    }
+}
+
+/// Every life that may hold sockets. One without a push URL has not heartbeated yet and holds none.
+fn lives(members: &Membership) -> BTreeMap<LifeId, Arc<str>> {
+    let life = |life: &Life| {
+        let id = LifeId {
+            edge_id: life.edge_id.clone(),
+            epoch: life.epoch,
+        };
+        Some((id, Arc::from(life.push_url.as_deref()?)))
+    };
+    members.live().filter_map(life).collect()
+}
+
+fn join(log: &Log, config: &Config) -> Result<GroupConsumer, LogError> {
+    log.group(&config.group, &[Arc::clone(&log.topics().notifications)])
+}
+
+fn unreachable(log: &Log, life: &LifeId, after: i64, now: Millis) -> NewRecord {
+    let expired = EdgeRecord::Expired(Expired {
+        edge_id: life.edge_id.clone(),
+        epoch: life.epoch,
+        after,
+        cause: ExpiryCause::Unreachable,
+    });
+    let envelope = Envelope {
+        id: uuid::Uuid::now_v7(),
+        source: "/sumu/pusher".into(),
+        ty: expired.ce_type(),
+        time: now,
+        subject: None,
+        traceparent: None,
+        sumu: None,
+    };
+    NewRecord {
+        topic: Arc::clone(&log.topics().edges),
+        partition: 0,
+        key: Some(Bytes::from(expired.key())),
+        value: Some(expired.encode()),
+        headers: envelope.headers(),
+    }
+}

@@ -1,0 +1,264 @@
+//! Decides which edges get which notification: from counts, look-ups and the live edges, nothing else.
+//!
+//! ```text
+//!   requests ──strategy──▶ LookUp(users) ──(store)──▶ Whereabouts ─┐
+//!                          EveryEdge, Direct ──────────────────────┴─plan──▶ Plan { per edge: items }
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::sync::Arc;
+
+use schemas::push::{PushItem, Target};
+use schemas::{ConnectionRow, EdgeId, Epoch, Millis, Notification, UserId};
+
+/// One life of an edge.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LifeId {
+    /// The edge.
+    pub edge_id: EdgeId,
+    /// Which life of it.
+    pub epoch: Epoch,
+}
+
+impl fmt::Display for LifeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.edge_id, self.epoch)
+    }
+}
+
+/// A notification request that could be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Its offset.
+    pub offset: i64,
+    /// What it asks for.
+    pub notification: Notification,
+    /// The trace that its producer began.
+    pub traceparent: Option<String>,
+}
+
+impl Request {
+    fn is_expired(&self, now: Millis) -> bool {
+        self.notification.expires_at.is_some_and(|at| at <= now)
+    }
+
+    /// The users named and not excluded. May be empty although users were named.
+    fn users(&self) -> impl Iterator<Item = &UserId> {
+        let target = &self.notification.target;
+        let kept = |user: &&UserId| target.exclude_users.binary_search(user).is_err();
+        target.users.iter().filter(kept)
+    }
+}
+
+/// How the edges of named users are found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Strategy {
+    /// No user is named: there is nothing to find.
+    Direct,
+    /// Ask the store where these users are. Sorted, without duplicates.
+    LookUp(Vec<UserId>),
+    /// Send to every live edge: each knows its own sockets.
+    EveryEdge,
+}
+
+/// Chooses the cheaper way for a batch: looking every named user up, or one request to every edge.
+/// `look_ups_per_edge` is how many look-ups cost as much as one request that finds nobody.
+#[must_use]
+pub fn strategy(
+    requests: &[Request],
+    live_edges: usize,
+    look_ups_per_edge: usize,
+    now: Millis,
+) -> Strategy {
+    let users: BTreeSet<&UserId> = requests
+        .iter()
+        .filter(|request| !request.is_expired(now))
+        .flat_map(Request::users)
+        .collect();
+    if users.is_empty() {
+        Strategy::Direct
+    } else if users.len() > live_edges.saturating_mul(look_ups_per_edge) {
+        Strategy::EveryEdge
+    } else {
+        Strategy::LookUp(users.into_iter().cloned().collect())
+    }
+}
+
+/// Where users may have connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whereabouts {
+    /// Nobody looked: on any edge.
+    Anywhere,
+    /// The store was asked; a user who is not here has none.
+    Known(HashMap<UserId, BTreeSet<LifeId>>),
+}
+
+impl Whereabouts {
+    /// Nobody is anywhere: what [`Strategy::Direct`] needs.
+    #[must_use]
+    pub fn nowhere() -> Self {
+        Self::Known(HashMap::new())
+    }
+
+    /// What the rows say.
+    #[must_use]
+    pub fn of(rows: Vec<ConnectionRow>) -> Self {
+        let mut known: HashMap<UserId, BTreeSet<LifeId>> = HashMap::new();
+        for row in rows {
+            known.entry(row.user_id).or_default().insert(LifeId {
+                edge_id: row.edge_id,
+                epoch: row.epoch,
+            });
+        }
+        Self::Known(known)
+    }
+}
+
+/// What to do with a batch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// What each life gets, ascending by offset.
+    pub lanes: BTreeMap<LifeId, Vec<Arc<PushItem>>>,
+    /// Offsets that nobody gets, and why.
+    pub unsent: Vec<(i64, Unsent)>,
+    /// Offsets that go to the DLQ, and are settled when they are there.
+    pub unreadable: Vec<i64>,
+    /// The last offset of the batch, readable or not.
+    pub through: i64,
+    /// For each notification sent, to how many edges.
+    pub spread: Vec<u32>,
+}
+
+/// Why a notification goes to no edge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unsent {
+    /// Its `expires_at` has passed.
+    Expired,
+    /// Nobody it names has a connection on a live edge.
+    Nobody,
+}
+
+/// Plans a batch in offset order. `live` are the lives that may hold sockets.
+#[must_use]
+pub fn plan(
+    requests: Vec<Request>,
+    whereabouts: &Whereabouts,
+    live: &BTreeSet<LifeId>,
+    now: Millis,
+) -> Plan {
+    let mut plan = Plan::default();
+    for request in requests {
+        let offset = request.offset;
+        plan.through = offset;
+        if request.is_expired(now) {
+            plan.unsent.push((offset, Unsent::Expired));
+            continue;
+        }
+        match spread(request, whereabouts, live, &mut plan.lanes) {
+            0 => plan.unsent.push((offset, Unsent::Nobody)),
+            edges => plan.spread.push(edges),
+        }
+    }
+    plan
+}
+
+type Lanes = BTreeMap<LifeId, Vec<Arc<PushItem>>>;
+
+/// Appends the request to the lane of each edge concerned; answers how many there are.
+fn spread(
+    request: Request,
+    whereabouts: &Whereabouts,
+    live: &BTreeSet<LifeId>,
+    lanes: &mut Lanes,
+) -> u32 {
+    let per_edge = if request.notification.target.is_broadcast() {
+        None
+    } else {
+        let users: Vec<UserId> = request.users().cloned().collect();
+        match whereabouts {
+            Whereabouts::Anywhere
+                if !users.is_empty() && request.notification.target.connections.is_empty() =>
+            {
+                None
+            }
+            _ => Some(recipients(&request, users, whereabouts, live)),
+        }
+    };
+    let Request {
+        offset,
+        notification,
+        traceparent,
+    } = request;
+    let item = |target| {
+        Arc::new(PushItem {
+            offset,
+            target,
+            data: notification.data.clone(),
+            traceparent: traceparent.clone(),
+        })
+    };
+    let mut edges = 0;
+    let mut send = |life: &LifeId, item| {
+        edges += 1;
+        lanes.entry(life.clone()).or_default().push(item);
+    };
+    match per_edge {
+        None => {
+            // The same for every edge: one item, shared.
+            let shared = item(notification.target.clone());
+            live.iter().for_each(|life| send(life, Arc::clone(&shared)));
+        }
+        Some(per_edge) => {
+            for (life, (users, connections)) in per_edge {
+                let target = Target {
+                    users,
+                    connections,
+                    exclude_users: notification.target.exclude_users.clone(),
+                };
+                send(life, item(target));
+            }
+        }
+    }
+    edges
+}
+
+type Recipients<'a> = BTreeMap<&'a LifeId, (Vec<UserId>, Vec<schemas::ConnectionId>)>;
+
+/// Who is meant on each live edge. An edge where nobody is meant is not there, since an item that
+/// names nobody would be a broadcast.
+fn recipients<'a>(
+    request: &Request,
+    users: Vec<UserId>,
+    whereabouts: &Whereabouts,
+    live: &'a BTreeSet<LifeId>,
+) -> Recipients<'a> {
+    let mut per_edge = Recipients::new();
+    match whereabouts {
+        Whereabouts::Anywhere if users.is_empty() => {}
+        Whereabouts::Anywhere => {
+            for life in live {
+                per_edge.entry(life).or_default().0.clone_from(&users);
+            }
+        }
+        Whereabouts::Known(known) => {
+            for user in users {
+                let lives = known.get(&user).into_iter().flatten();
+                for life in lives.filter_map(|life| live.get(life)) {
+                    per_edge.entry(life).or_default().0.push(user.clone());
+                }
+            }
+        }
+    }
+    for connection in &request.notification.target.connections {
+        let (edge, epoch) = connection.home();
+        let home = edge.parse().ok().and_then(|edge_id| {
+            let life = LifeId { edge_id, epoch };
+            live.get(&life)
+        });
+        if let Some(life) = home {
+            per_edge.entry(life).or_default().1.push(connection.clone());
+        }
+    }
+    per_edge
+}
