@@ -1,6 +1,7 @@
 //! What every process does and no domain owns: configuration, telemetry, shutdown, health.
 //!
 //! ```text
+//!   defaults < file < environment < flags ──▶ config::Layers ──▶ checked settings, or every fault
 //!   components ──ready, not ready, failed──▶ Health ──▶ http: /healthz /readyz
 //!   spans, logs, instruments ──▶ telemetry ──▶ OTLP, the terminal, http: /metrics
 //!   SIGTERM, SIGINT, a task's end ──▶ shutdown: stage by stage, each within its limit
@@ -9,6 +10,7 @@
 //! Nothing here knows a topic, a socket or a table.
 
 pub mod clock;
+pub mod config;
 pub mod health;
 pub mod http;
 pub mod secret;

@@ -19,6 +19,12 @@ pub const REDACTED: &str = "<redacted>";
 pub struct Secret(Arc<str>);
 
 impl Secret {
+    /// The secret with that text.
+    #[must_use]
+    pub fn new(text: impl Into<Arc<str>>) -> Self {
+        Self(text.into())
+    }
+
     /// The text, for the one who needs it.
     #[must_use]
     pub fn expose(&self) -> &str {

@@ -66,9 +66,6 @@ impl CloseCode {
     /// The client sends too many frames, or reads too slowly.
     pub const TOO_FAST_OR_SLOW: Self = Self(4429);
 
-    /// The client closed with a code that means something only when sumu sends it (never sent).
-    pub const CLIENT_OTHER: Self = Self(4000);
-
     /// Every code that sumu sends or logs.
     pub const TABLE: [CloseCodeRow; 14] = [
         row(Self::NORMAL, "client_closed", Advice::Nothing),
@@ -86,18 +83,6 @@ impl CloseCode {
         row(Self::DISCONNECTED, "disconnected_by_api", Advice::Stop),
         row(Self::TOO_FAST_OR_SLOW, "too_fast_or_slow", Advice::SlowDown),
     ];
-
-    /// The code to log for a close frame from the client. A code that sumu keeps for itself becomes
-    /// [`Self::CLIENT_OTHER`], so that no client can claim to have been revoked.
-    #[must_use]
-    pub fn from_client(code: Option<u16>) -> Self {
-        match code.map(Self) {
-            None => Self::NO_CODE,
-            Some(code @ (Self::NORMAL | Self::GOING_AWAY)) => code,
-            Some(code) if Self::TABLE.iter().any(|row| row.code == code) => Self::CLIENT_OTHER,
-            Some(code) => code,
-        }
-    }
 
     /// The code's stable name; `client_closed_other` for codes that clients made up.
     #[must_use]
@@ -160,22 +145,6 @@ mod tests {
     #[test]
     fn codes_are_listed_once_in_order() {
         assert!(CloseCode::TABLE.is_sorted_by(|a, b| a.code.0 < b.code.0));
-    }
-
-    #[test]
-    fn a_client_cannot_speak_for_sumu() {
-        for row in CloseCode::TABLE {
-            let own = matches!(row.code.0, 1000 | 1001);
-            let logged = CloseCode::from_client(Some(row.code.0));
-            assert_eq!(logged == row.code, own, "{row:?}");
-            assert!(own || !logged.ends_presence_at_once(false), "{row:?}");
-        }
-        assert_eq!(CloseCode::from_client(None), CloseCode::NO_CODE);
-        assert_eq!(
-            CloseCode::from_client(Some(4123)).reason(),
-            "client_closed_other"
-        );
-        assert_eq!(CloseCode::CLIENT_OTHER.reason(), "client_closed_other");
     }
 
     #[test]

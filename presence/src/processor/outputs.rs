@@ -1,0 +1,68 @@
+//! Collects what a fold gives out: transitions for the presence topic, writes for the store.
+
+use std::time::Duration;
+
+use schemas::presence::Transition;
+use schemas::{ConnectionEvent, ConnectionId, Millis, PresenceEvent, UserId};
+use store::Mutation;
+
+/// What one or more records gave out, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outputs {
+    /// For the presence topic, in the order to be appended.
+    pub events: Vec<PresenceEvent>,
+    /// For the connections of the store. Presence rows follow from `events`.
+    pub mutations: Vec<Mutation>,
+}
+
+/// Where a fold puts what it gives out; `None` while it only makes up its state.
+pub(super) type Sink<'a> = Option<&'a mut Outputs>;
+
+impl Outputs {
+    /// Whether nothing was given out.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.mutations.is_empty()
+    }
+
+    /// Writes what the store should have: the connections' rows, and of each user the last
+    /// transition.
+    #[must_use]
+    pub fn into_mutations(self) -> Vec<Mutation> {
+        let mut mutations = self.mutations;
+        let mut seen = std::collections::HashSet::new();
+        for event in self.events.iter().rev() {
+            if seen.insert(&event.message.user_id) {
+                mutations.push(Mutation::Presence((&event.message).into()));
+            }
+        }
+        mutations
+    }
+
+    pub(super) fn transition(sink: &mut Sink<'_>, transition: impl FnOnce() -> Transition) {
+        if let Some(outputs) = sink {
+            outputs.events.push(PresenceEvent::new(transition()));
+        }
+    }
+
+    pub(super) fn apply(sink: &mut Sink<'_>, event: &ConnectionEvent, at: Millis, ttl: Duration) {
+        if let Some(outputs) = sink {
+            outputs.mutations.extend(Mutation::of(event, at, ttl));
+        }
+    }
+
+    pub(super) fn delete(
+        sink: &mut Sink<'_>,
+        at: Millis,
+        connection: impl FnOnce() -> (UserId, ConnectionId),
+    ) {
+        if let Some(outputs) = sink {
+            let (user_id, connection_id) = connection();
+            outputs.mutations.push(Mutation::Delete {
+                user_id,
+                connection_id,
+                at,
+            });
+        }
+    }
+}
