@@ -24,13 +24,6 @@ pub use print::{keys, to_toml};
 /// Begins the name of every environment variable that is a setting.
 pub const ENV_PREFIX: &str = "SUMU__";
 
-/// Settings that can be read from [`Layers`]. Every key must have a default, and unknown ones must be
-/// refused (`#[serde(default, deny_unknown_fields)]`).
-pub trait Settings: DeserializeOwned {
-    /// What is wrong with values that could be read, with their full keys.
-    fn faults(&self) -> Vec<String>;
-}
-
 /// One thing that is wrong with the settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
@@ -153,20 +146,22 @@ impl Layers {
         self.layer(flag, nested(&keys, value.into()))
     }
 
-    /// Reads the settings.
+    /// Reads the settings. Every key must have a default, and unknown ones must be refused:
+    /// `#[serde(default, deny_unknown_fields)]`.
     ///
     /// # Errors
-    /// Everything that is wrong: unknown keys, wrong types, then what [`Settings::faults`] says.
-    pub fn load<T: Settings>(mut self) -> Result<T, Faults> {
+    /// Everything that is wrong: unknown keys, wrong types, then what `faults` says of the values.
+    pub fn load<T: DeserializeOwned>(
+        mut self,
+        faults: impl FnOnce(&T) -> Vec<String>,
+    ) -> Result<T, Faults> {
         let settings = self.read::<T>();
+        let told = settings.as_ref().map(faults).unwrap_or_default();
         let mut faults = self.faults;
-        if let Some(settings) = &settings {
-            let told = settings.faults().into_iter();
-            faults.extend(told.map(|problem| Fault {
-                source: None,
-                problem,
-            }));
-        }
+        faults.extend(told.into_iter().map(|problem| Fault {
+            source: None,
+            problem,
+        }));
         match settings {
             Some(settings) if faults.is_empty() => Ok(settings),
             _ => Err(Faults(faults)),

@@ -1,11 +1,13 @@
 //! Answers what every role is asked over HTTP: `/healthz`, `/readyz`, `/metrics`.
 
+use std::net::TcpListener;
 use std::sync::Arc;
 
 use actix_web::http::StatusCode;
 use actix_web::web::{self, Data, ServiceConfig};
-use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
+use actix_web::{App, HttpResponse, HttpResponseBuilder, HttpServer, ResponseError};
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 
 use crate::Health;
 use crate::telemetry::Metrics;
@@ -27,6 +29,29 @@ impl Endpoints {
             .route("/readyz", web::get().to(readyz))
             .route("/metrics", web::get().to(metrics));
     }
+}
+
+/// Serves the routes of every role, and nothing else, until `shutdown`.
+///
+/// # Errors
+/// What the operating system says of the listener.
+pub async fn serve(
+    listener: TcpListener,
+    endpoints: Endpoints,
+    shutdown: CancellationToken,
+) -> std::io::Result<()> {
+    let app = move || App::new().configure(|app| endpoints.configure(app));
+    let server = HttpServer::new(app)
+        .workers(1)
+        .disable_signals()
+        .listen(listener)?
+        .run();
+    let handle = server.handle();
+    let stop = async {
+        shutdown.cancelled().await;
+        handle.stop(false).await;
+    };
+    tokio::join!(server, stop).0
 }
 
 async fn healthz(endpoints: Data<Endpoints>) -> HttpResponse {
@@ -84,29 +109,18 @@ async fn metrics(endpoints: Data<Endpoints>) -> HttpResponse {
 
 /// An error of an HTTP API, as `application/problem+json` (RFC 9457) with a `code` that programs
 /// can tell apart.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// The status of the response.
-    #[serde(serialize_with = "status_number")]
     pub status: StatusCode,
     /// A short name of the error that does not change, such as `token.expired`.
     pub code: &'static str,
     /// The error in a few words; the status' own name if nothing better is known.
     pub title: String,
     /// What was wrong this time.
-    #[serde(skip_serializing_if = "String::is_empty")]
     pub detail: String,
     /// After how many seconds to try again, as the header `retry-after`.
-    #[serde(skip)]
     pub retry_after: Option<u64>,
-}
-
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde passes a reference"
-)]
-fn status_number<S: serde::Serializer>(status: &StatusCode, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_u16(status.as_u16())
 }
 
 impl Problem {
@@ -163,9 +177,77 @@ impl ResponseError for Problem {
         if let Some(seconds) = self.retry_after {
             response.insert_header(("retry-after", seconds.to_string()));
         }
-        response.content_type("application/problem+json").body(
-            // Texts and a number: it cannot fail.
-            serde_json::to_vec(self).unwrap_or_default(),
-        )
+        let body = serde_json::json!({
+            "type": "about:blank",
+            "title": self.title,
+            "status": self.status.as_u16(),
+            "code": self.code,
+            "detail": self.detail,
+        });
+        response
+            .content_type("application/problem+json")
+            .body(body.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::body::to_bytes;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_process_tells_its_health_and_metrics_over_http() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let health = Health::new();
+        let log = health.component("log");
+        let metrics = Metrics::default();
+        let endpoints = Endpoints { health, metrics };
+        let shutdown = CancellationToken::new();
+        let serving = tokio::spawn(serve(listener, endpoints, shutdown.clone()));
+        let get = async |path: &str| {
+            let answer = reqwest::get(format!("{url}{path}")).await.unwrap();
+            (answer.status().as_u16(), answer.text().await.unwrap())
+        };
+        let told = get("/readyz").await;
+        let reasons = r#""reasons":[{"component":"log","reason":"starting"}]"#;
+        assert_eq!(
+            told,
+            (503, format!(r#"{{"status":"not ready",{reasons}}}"#))
+        );
+        assert_eq!(
+            get("/healthz").await,
+            (200, r#"{"status":"alive"}"#.to_owned())
+        );
+        log.ready();
+        assert_eq!(
+            get("/readyz").await,
+            (200, r#"{"status":"ready"}"#.to_owned())
+        );
+        assert_eq!(get("/metrics").await.0, 200);
+        log.failed("displaced");
+        assert_eq!(get("/healthz").await.0, 503);
+        shutdown.cancel();
+        serving.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_problem_says_what_is_wrong_and_when_to_come_back() {
+        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "draining")
+            .detail("this edge is leaving")
+            .retry_after(2);
+        let response = problem.error_response();
+        assert_eq!(response.status(), 503);
+        let header = |name: &str| response.headers().get(name).unwrap().to_str().unwrap();
+        assert_eq!(header("retry-after"), "2");
+        assert_eq!(header("content-type"), "application/problem+json");
+        let body: serde_json::Value =
+            serde_json::from_slice(&to_bytes(response.into_body()).await.unwrap()).unwrap();
+        let told = serde_json::json!({
+            "type": "about:blank", "title": "Service Unavailable", "status": 503,
+            "code": "draining", "detail": "this edge is leaving",
+        });
+        assert_eq!(body, told);
     }
 }

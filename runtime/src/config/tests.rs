@@ -52,14 +52,12 @@ impl Default for Log {
     }
 }
 
-impl Settings for Example {
-    fn faults(&self) -> Vec<String> {
-        let wrong = self.log.partitions < 1;
-        wrong
-            .then(|| "log.partitions must be at least 1".to_owned())
-            .into_iter()
-            .collect()
-    }
+fn faults(example: &Example) -> Vec<String> {
+    let wrong = example.log.partitions < 1;
+    wrong
+        .then(|| "log.partitions must be at least 1".to_owned())
+        .into_iter()
+        .collect()
 }
 
 fn variables(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
@@ -87,7 +85,7 @@ fn later_layers_win_and_the_rest_keeps_its_default() {
             &["log.properties"],
         )
         .flag("--brokers", "log.brokers", "b:2")
-        .load()
+        .load(faults)
         .unwrap();
     assert_eq!(read.log.brokers, "b:2");
     assert_eq!(read.log.partitions, 4);
@@ -123,7 +121,7 @@ fn every_fault_is_told_at_once() {
             "#,
         )
         .environment(variables(&[("SUMU__STORE__RAWS", "1")]), &[])
-        .load::<Example>()
+        .load::<Example>(faults)
         .unwrap_err();
     assert_eq!(faults.to_string(), include_str!("faults.golden").trim_end());
 }
@@ -134,7 +132,7 @@ fn a_file_that_cannot_be_read_is_a_fault_among_others() {
         .file(Path::new("/nowhere/sumu.toml"))
         .text("b.toml", "x = 1\n\n[log\npassword = 'hunter2'")
         .flag("--partitions", "log.partitions", 0)
-        .load::<Example>()
+        .load::<Example>(faults)
         .unwrap_err();
     let told = faults.to_string();
     assert_eq!(faults.0.len(), 3, "{told}");
@@ -156,7 +154,10 @@ fn settings_are_printed_as_toml_that_reads_back() {
     let printed = to_toml(&settings);
     assert!(printed.contains("secret = \"<redacted>\""), "{printed}");
     assert!(printed.contains("# store is not set"), "{printed}");
-    let read: Example = Layers::new().text("printed", &printed).load().unwrap();
+    let read: Example = Layers::new()
+        .text("printed", &printed)
+        .load(faults)
+        .unwrap();
     assert_eq!(read.log, settings.log);
     assert_eq!(
         keys(&settings),
