@@ -1,1 +1,261 @@
 //! The edge: sockets, tokens, leases and pushes.
+//!
+//! ```text
+//!   client ─GET /push─▶ gateway ─▶ auth ─▶ opening ─▶ log: `opened` ─▶ store ─▶ the 101
+//!                                             │ registers
+//!   pusher ─POST /internal/push─▶ push ─▶ registry ─mailbox─▶ connection (THE loop) ◀─▶ session (pure)
+//!                                                                │  send, publish ─▶ log ─▶ ack
+//!   edges topic ◀─▶ lifecycle ◀─▶ lease (pure) ─ standing ─▶ everything above
+//!   application ─▶ api: POST /v1/notifications ─▶ log,  GET /v1/presence ─▶ store
+//! ```
+//!
+//! Only this crate speaks WebSocket. Every decision about a socket is the session's, every decision
+//! about the right to hold sockets is the lease's; neither does I/O or reads a clock.
+
+mod api;
+pub mod auth;
+pub mod config;
+mod connection;
+mod edge;
+mod gateway;
+mod lease;
+mod lifecycle;
+mod opening;
+mod push;
+mod registry;
+mod server;
+mod session;
+mod socket;
+mod telemetry;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use eventlog::{Edges, Log, LogError};
+use runtime::http::Endpoints;
+use runtime::{Clock, Secret, Timings};
+use schemas::{EdgeId, Epoch};
+use store::ConnectionStore;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use auth::{Authorizer, TokenCheck};
+pub use config::Config;
+
+use crate::edge::Edge;
+use crate::lease::Standing;
+use crate::lifecycle::Lifecycle;
+use crate::registry::{MailboxLimits, Registry};
+use crate::server::Servers;
+use crate::session::{Route, Rules};
+
+/// What an edge works with.
+#[derive(Debug, Clone)]
+pub struct Deps {
+    /// The log.
+    pub log: Log,
+    /// The process's view of the edges topic.
+    pub edges: Edges,
+    /// The connection store.
+    pub store: Arc<dyn ConnectionStore>,
+    /// Health and metrics: told by the edge, and served on its admin listener.
+    pub endpoints: Endpoints,
+    /// The process's clock.
+    pub clock: Clock,
+    /// Heartbeat, lease and connection TTL.
+    pub timings: Timings,
+    /// What pushers must know.
+    pub push_secret: Secret,
+}
+
+/// Why an edge could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration asks for something impossible. All faults at once.
+    #[error("edge configuration: {}", .0.join("; "))]
+    Config(Vec<String>),
+    /// A listener could not be bound, or broke.
+    #[error("cannot serve on {address}")]
+    Serve {
+        /// The address asked for.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// No producer could be made.
+    #[error("cannot write to the log")]
+    Log(#[from] LogError),
+    /// Another process began a life under this edge's name.
+    #[error("displaced: another process runs as {edge_id}, in epoch {by}")]
+    Displaced {
+        /// The name.
+        edge_id: EdgeId,
+        /// The life of the other.
+        by: Epoch,
+    },
+    /// The edges topic is not followed any more.
+    #[error("the edges topic is not followed any more")]
+    Edges,
+}
+
+/// An edge whose listeners are bound.
+#[derive(Debug)]
+pub struct Node {
+    lifecycle: Lifecycle,
+    servers: Servers,
+    endpoints: Endpoints,
+}
+
+impl Node {
+    /// Binds the listeners. Clients that come before [`Node::run`] wait.
+    ///
+    /// # Errors
+    /// [`Error::Config`], [`Error::Serve`] and [`Error::Log`].
+    pub fn bind(config: Config, deps: Deps) -> Result<Self, Error> {
+        let faults = config.faults();
+        if !faults.is_empty() {
+            return Err(Error::Config(faults));
+        }
+        let servers = Servers::bind(&config)?;
+        let (standing, current) = watch::channel(Standing::Waiting(None));
+        let (fence, fences) = mpsc::channel(1);
+        let component = deps.endpoints.health.component("ingest");
+        let id = edge_id(&config)?;
+        tracing::info!(edge_id = %id, listen = %servers.public(), admin = %servers.admin(), "bound");
+        let push_url = config
+            .push_url
+            .clone()
+            .unwrap_or_else(|| format!("http://{}", servers.admin()));
+        let limits = &config.limits;
+        let edge = Arc::new(Edge {
+            id,
+            timings: deps.timings,
+            clock: deps.clock,
+            producer: deps.log.producer()?,
+            edges: deps.edges,
+            store: deps.store,
+            authorizer: Arc::new(TokenCheck::new(config.auth.clone()).map_err(Error::Config)?),
+            push_secret: deps.push_secret,
+            push_url,
+            registry: Registry::new(MailboxLimits {
+                frames: limits.max_queued_frames,
+                bytes: limits.max_queued_bytes,
+            }),
+            applied: push::Applied::new(limits.max_applied_partitions),
+            rules: Arc::new(rules(&config, &deps.log, deps.timings)),
+            instruments: telemetry::Instruments::new(),
+            standing: current,
+            fences: fence,
+            slots: Arc::new(Semaphore::new(
+                limits.max_connections.min(Semaphore::MAX_PERMITS),
+            )),
+            tasks: TaskTracker::new(),
+            handle: Handle::current(),
+            log: deps.log,
+            config,
+        });
+        Ok(Self {
+            servers,
+            endpoints: deps.endpoints,
+            lifecycle: Lifecycle {
+                edge,
+                standing,
+                fences,
+                component,
+            },
+        })
+    }
+
+    /// Where clients connect.
+    #[must_use]
+    pub const fn public_address(&self) -> SocketAddr {
+        self.servers.public()
+    }
+
+    /// Where `/v1`, pushes, metrics and health are served.
+    #[must_use]
+    pub const fn admin_address(&self) -> SocketAddr {
+        self.servers.admin()
+    }
+
+    /// Serves until `shutdown`, then drains: admits nobody, asks every client to reconnect, logs
+    /// every close, and says in the log that this life is over.
+    ///
+    /// # Errors
+    /// [`Error::Serve`], [`Error::Displaced`] and [`Error::Edges`].
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+        let Self {
+            lifecycle,
+            servers,
+            endpoints,
+        } = self;
+        let edge = Arc::clone(&lifecycle.edge);
+        let mut running = servers.run(&edge, &endpoints)?;
+        let outcome = tokio::select! {
+            outcome = lifecycle.run(shutdown) => outcome,
+            error = running.broken() => Err(error),
+        };
+        running.stop().await;
+        // Sockets that were cut off by the end of their listener are logged too.
+        edge.tasks.close();
+        let within = edge.timings.lease;
+        if tokio::time::timeout(within, edge.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("some connections' ends were not logged: the lease will tell");
+        }
+        outcome
+    }
+}
+
+/// Runs an edge until `shutdown`, then drains it.
+///
+/// # Errors
+/// As [`Node::bind`] and [`Node::run`].
+pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> Result<(), Error> {
+    Node::bind(config, deps)?.run(shutdown).await
+}
+
+fn edge_id(config: &Config) -> Result<EdgeId, Error> {
+    let name = config
+        .edge_id
+        .clone()
+        .unwrap_or_else(|| format!("edge-{:016x}", rand::random::<u64>()));
+    name.parse()
+        .map_err(|fault| Error::Config(vec![format!("edge_id: {fault}")]))
+}
+
+fn rules(config: &Config, log: &Log, timings: Timings) -> Rules {
+    let limits = &config.limits;
+    let mut topics = HashMap::from([
+        ("send", Arc::clone(&log.topics().messages_send)),
+        ("publish", Arc::clone(&log.topics().messages_publish)),
+    ]);
+    for (action, topic) in &config.routes {
+        topics.insert(action, topic.as_str().into());
+    }
+    let route = |(action, topic): (&str, Arc<str>)| {
+        let route = Route {
+            action: action.to_owned(),
+            topic,
+            ce_type: format!("sumu.messages.{action}.v1"),
+            source: format!("ingest.route.{action}"),
+        };
+        (action.to_owned(), Arc::new(route))
+    };
+    Rules {
+        routes: topics.into_iter().map(route).collect(),
+        ping_interval: limits.ping_interval,
+        silence: limits.silence,
+        refresh_interval: timings.connection_ttl / 2,
+        write_timeout: limits.write_timeout,
+        answer_timeout: limits.answer_timeout,
+        max_in_flight: limits.max_in_flight,
+        max_unsent_answers: limits.max_unsent_answers,
+        max_id_bytes: limits.max_id_bytes,
+    }
+}

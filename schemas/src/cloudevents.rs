@@ -68,7 +68,7 @@ pub struct Envelope<'a> {
     /// `ce_source` as a URI reference, such as `/sumu/ingest/edge-1`.
     pub source: Cow<'a, str>,
     /// `ce_type`, such as `sumu.connections.opened.v1`.
-    pub ty: &'static str,
+    pub ty: &'a str,
     /// `ce_time`, by the writer's clock. For people: nothing is decided by it.
     pub time: Millis,
     /// `ce_subject`: the user concerned.
@@ -100,7 +100,7 @@ impl Envelope<'_> {
         headers.push("ce_specversion", Bytes::from_static(b"1.0"));
         headers.push("ce_id", self.id.to_string());
         headers.push("ce_source", self.source.to_string());
-        headers.push("ce_type", Bytes::from_static(self.ty.as_bytes()));
+        headers.push("ce_type", self.ty.to_owned());
         headers.push("ce_time", self.time.to_string());
         if let Some(user) = self.subject {
             headers.push("ce_subject", user.to_string());

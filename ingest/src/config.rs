@@ -1,0 +1,309 @@
+//! Configures an edge: its listeners, who may enter, and every limit of a socket.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use jiff::fmt::serde::unsigned_duration::friendly::compact;
+use runtime::secret::Secret;
+use schemas::EdgeId;
+use serde::{Deserialize, Serialize};
+
+use crate::auth;
+
+/// What an edge listens on, whom it lets in and how far they may go. Durations are written like
+/// `5s` or `500ms`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// This edge's name, its own among all edges; made up at each start without one.
+    pub edge_id: Option<String>,
+    /// Address for clients; port 0 takes any free one.
+    pub listen: SocketAddr,
+    /// Path of the socket.
+    pub path: String,
+    /// Threads that serve sockets and requests; as many as processors with 0.
+    pub workers: usize,
+    /// The listener for applications and operators.
+    pub admin: Admin,
+    /// Base URL at which pushers reach this edge; `http://` and the admin address without one.
+    pub push_url: Option<String>,
+    /// Which tokens count.
+    pub auth: auth::Config,
+    /// Values of `Origin` that browsers may come from; any, if empty.
+    pub origins: Vec<String>,
+    /// The topic that each action of a client frame goes to, in addition to `send` and `publish`.
+    pub routes: BTreeMap<String, String>,
+    /// Every limit.
+    pub limits: Limits,
+    /// How this edge leaves.
+    pub drain: Drain,
+}
+
+/// The listener of `/v1`, pushes, metrics and health.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Admin {
+    /// Its address. Without one, its routes join the public listener, which must then be on
+    /// loopback or ask for a key.
+    pub listen: Option<SocketAddr>,
+    /// Keys for `/v1`, any of which opens it. May be empty on loopback only.
+    pub api_keys: Vec<Secret>,
+}
+
+/// Limits of sockets, queues and requests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Sockets held at a time, those being opened and closed included; one more is answered 503.
+    pub max_connections: usize,
+    /// Sockets of one user on this edge; one more is answered 429.
+    pub max_connections_per_user: usize,
+    /// Longest client message, in bytes; a longer one closes its socket with 1009.
+    pub max_message_bytes: usize,
+    /// Longest `id` that is echoed, in bytes of JSON.
+    pub max_id_bytes: usize,
+    /// Messages of one socket that wait for the log's answer; at this many it is not read.
+    pub max_in_flight: usize,
+    /// Answers (acks, errors, pongs) that wait for one socket; at this many it is not read.
+    pub max_unsent_answers: usize,
+    /// Notifications that wait for one socket; one more closes it with 4429.
+    pub max_queued_frames: usize,
+    /// Bytes of notifications that wait for one socket; more close it with 4429.
+    pub max_queued_bytes: usize,
+    /// Largest body of a request to `/v1`, in bytes.
+    pub max_request_bytes: usize,
+    /// Largest push batch, in bytes.
+    pub max_push_bytes: usize,
+    /// Users in one presence query.
+    pub max_presence_users: usize,
+    /// Notification partitions (and lives of their topic) whose applied offset is remembered.
+    pub max_applied_partitions: usize,
+    /// Idle connections wait this long between two pings.
+    #[serde(with = "compact::required")]
+    pub ping_interval: Duration,
+    /// A socket that was silent for so long is closed with 4408.
+    #[serde(with = "compact::required")]
+    pub silence: Duration,
+    /// A socket that takes no frame for so long is closed with 4429.
+    #[serde(with = "compact::required")]
+    pub write_timeout: Duration,
+    /// A message without the log's answer for so long is answered 504, its outcome unknown.
+    #[serde(with = "compact::required")]
+    pub answer_timeout: Duration,
+    /// How long a socket that the edge closes may take to close its side.
+    #[serde(with = "compact::required")]
+    pub close_timeout: Duration,
+    /// What `Retry-After` says.
+    #[serde(with = "compact::required")]
+    pub retry_after: Duration,
+}
+
+/// How an edge leaves on SIGTERM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Drain {
+    /// The sockets are closed evenly over this time.
+    #[serde(with = "compact::required")]
+    pub spread: Duration,
+    /// All of it takes no longer than this.
+    #[serde(with = "compact::required")]
+    pub timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            edge_id: None,
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            path: "/push".into(),
+            workers: 0,
+            admin: Admin::default(),
+            push_url: None,
+            auth: auth::Config::default(),
+            origins: vec![],
+            routes: BTreeMap::new(),
+            limits: Limits::default(),
+            drain: Drain::default(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 20_000,
+            max_connections_per_user: 100,
+            max_message_bytes: 256 << 10,
+            max_id_bytes: 1024,
+            max_in_flight: 64,
+            max_unsent_answers: 128,
+            max_queued_frames: 1024,
+            max_queued_bytes: 4 << 20,
+            max_request_bytes: 1 << 20,
+            max_push_bytes: 32 << 20,
+            max_presence_users: 1000,
+            max_applied_partitions: 4096,
+            ping_interval: Duration::from_secs(25),
+            silence: Duration::from_mins(1),
+            write_timeout: Duration::from_secs(10),
+            answer_timeout: Duration::from_secs(10),
+            close_timeout: Duration::from_secs(1),
+            retry_after: Duration::from_secs(2),
+        }
+    }
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self {
+            spread: Duration::from_secs(5),
+            timeout: Duration::from_secs(20),
+        }
+    }
+}
+
+impl Config {
+    /// Everything wrong with it, for people.
+    #[must_use]
+    pub fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        let mut check = |fine: bool, fault: &str| {
+            if !fine {
+                faults.push(fault.to_owned());
+            }
+        };
+        if let Some(Err(fault)) = self.edge_id.as_ref().map(|id| id.parse::<EdgeId>()) {
+            check(false, &format!("edge_id: {fault}"));
+        }
+        check(
+            self.path.starts_with('/') && !self.path.contains(['{', '}', '?', '#']),
+            "path: must begin with `/` and hold none of `{}?#`",
+        );
+        let admin = self.admin.listen.unwrap_or(self.listen);
+        check(
+            admin.ip().is_loopback() || !self.admin.api_keys.is_empty(),
+            "admin.api_keys: needed where /v1 is served on anything but loopback",
+        );
+        check(
+            self.admin
+                .api_keys
+                .iter()
+                .all(|key| key.expose().len() >= 16),
+            "admin.api_keys: each must have 16 characters at least",
+        );
+        match &self.push_url {
+            Some(url) => check(
+                ["http://", "https://"].iter().any(|scheme| {
+                    url.strip_prefix(scheme)
+                        .is_some_and(|rest| !rest.is_empty())
+                }),
+                "push_url: must begin with http:// or https://",
+            ),
+            None => check(
+                !admin.ip().is_unspecified(),
+                "push_url: needed where the admin listener's address is a wildcard",
+            ),
+        }
+        for action in self.routes.keys() {
+            check(
+                !action.is_empty() && action.len() <= 64 && action != "ping",
+                "routes: an action has 1 to 64 bytes and is not `ping`",
+            );
+        }
+        faults.extend(
+            self.auth
+                .faults()
+                .iter()
+                .map(|fault| format!("auth.{fault}")),
+        );
+        faults.extend(self.limits.faults());
+        if self.drain.spread > self.drain.timeout {
+            faults.push("drain.spread: must not exceed drain.timeout".into());
+        }
+        faults
+    }
+}
+
+impl Limits {
+    fn faults(&self) -> Vec<String> {
+        let counts = [
+            ("max_connections", self.max_connections),
+            ("max_connections_per_user", self.max_connections_per_user),
+            ("max_message_bytes", self.max_message_bytes),
+            ("max_in_flight", self.max_in_flight),
+            ("max_unsent_answers", self.max_unsent_answers),
+            ("max_queued_frames", self.max_queued_frames),
+            ("max_queued_bytes", self.max_queued_bytes),
+            ("max_request_bytes", self.max_request_bytes),
+            ("max_push_bytes", self.max_push_bytes),
+            ("max_presence_users", self.max_presence_users),
+            ("max_applied_partitions", self.max_applied_partitions),
+        ];
+        let spans = [
+            ("ping_interval", self.ping_interval),
+            ("write_timeout", self.write_timeout),
+            ("answer_timeout", self.answer_timeout),
+        ];
+        let zero = counts
+            .into_iter()
+            .filter_map(|(name, count)| (count == 0).then_some(name))
+            .chain(
+                spans
+                    .into_iter()
+                    .filter_map(|(name, span)| span.is_zero().then_some(name)),
+            );
+        let mut faults: Vec<String> = zero
+            .map(|name| format!("limits.{name}: must not be 0"))
+            .collect();
+        if self.silence <= self.ping_interval {
+            faults.push("limits.silence: must be longer than limits.ping_interval".into());
+        }
+        faults
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secret(text: &str) -> Secret {
+        Secret::from(text)
+    }
+
+    #[test]
+    fn defaults_lack_a_key_and_nothing_else() {
+        let faults = Config::default().faults();
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert!(faults[0].starts_with("auth."), "{faults:?}");
+    }
+
+    #[test]
+    fn every_fault_is_told_at_once() {
+        let mut config = Config {
+            edge_id: Some("not an id".into()),
+            listen: "0.0.0.0:80".parse().unwrap(),
+            path: "push".into(),
+            push_url: None,
+            ..Config::default()
+        };
+        config.auth.hs256_secret = Some(secret("a secret of more than thirty-two bytes"));
+        config.routes.insert("ping".into(), "topic".into());
+        config.limits.max_in_flight = 0;
+        config.limits.silence = Duration::ZERO;
+        config.drain.timeout = Duration::ZERO;
+        let told = config.faults().join("\n");
+        for name in [
+            "edge_id",
+            "path",
+            "admin.api_keys",
+            "push_url",
+            "routes",
+            "max_in_flight",
+            "silence",
+            "drain.spread",
+        ] {
+            assert!(told.contains(name), "{name} is missing in\n{told}");
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Runs one socket: THE loop. It decides nothing: what happened goes to the [`Session`], what the
+//! session says is done here.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
+
+use bytestring::ByteString;
+use eventlog::{Append, AppendError};
+use futures_util::stream::FuturesUnordered;
+use futures_util::{Sink, SinkExt as _, Stream, StreamExt as _};
+use tokio::time::{sleep_until, timeout};
+
+use crate::edge::Edge;
+use crate::opening::Opened;
+use crate::registry::Inbox;
+use crate::session::{Answer, CloseFrame, Input, Loss, Output, Route, Session};
+use crate::socket::{Frame, Gone};
+
+/// What waits for the socket: the session's answers, before the notifications.
+#[derive(Debug)]
+struct Outbox {
+    answers: VecDeque<Frame>,
+    /// A notification taken from the inbox for which the socket had no room yet.
+    staged: Option<ByteString>,
+    inbox: Inbox,
+}
+
+/// How far writing got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flow {
+    /// Nothing waits.
+    Idle,
+    /// The socket takes no more now.
+    Stalled,
+    /// The socket is gone.
+    Gone,
+}
+
+/// Serves a socket from the moment its 101 may be sent until it ends, and has its end logged.
+pub(crate) async fn run<R, W>(
+    edge: Arc<Edge>,
+    mut reader: R,
+    mut writer: W,
+    opened: Opened,
+    mut session: Session,
+) where
+    R: Stream<Item = Input> + Unpin,
+    W: Sink<Frame, Error = Gone> + Unpin,
+{
+    let Opened { connection, inbox } = opened;
+    let mailbox = inbox.mailbox();
+    let mut outbox = Outbox {
+        answers: VecDeque::new(),
+        staged: None,
+        inbox,
+    };
+    let mut answers = FuturesUnordered::new();
+    let mut todo = Vec::new();
+    let mut alarm = std::pin::pin!(sleep_until(session.deadline().into()));
+    let mut flow = Flow::Idle;
+
+    let ending = 'life: loop {
+        flow = write(&mut writer, &mut outbox, &mut session, flow, &mut todo).await;
+        let deadline = session.deadline().into();
+        if alarm.deadline() != deadline {
+            alarm.as_mut().reset(deadline);
+        }
+        if todo.is_empty() {
+            let input = tokio::select! {
+                code = mailbox.close_asked() => Input::Command(code),
+                input = reader.next(), if session.wants_input() => {
+                    input.unwrap_or(Input::Lost(Loss::Dropped))
+                }
+                Some((request, answer)) = answers.next(), if !answers.is_empty() => {
+                    Input::Answered { request, answer }
+                }
+                room = poll_fn(|cx| writer.poll_ready_unpin(cx)), if flow == Flow::Stalled => {
+                    room.map_or(Input::Lost(Loss::Dropped), |()| Input::Flowing)
+                }
+                Some(frame) = outbox.inbox.next(), if flow == Flow::Idle => {
+                    outbox.staged = Some(frame);
+                    continue;
+                }
+                () = alarm.as_mut() => Input::Timer,
+            };
+            session.handle(now(), input, &mut todo);
+        }
+        for output in todo.drain(..) {
+            match output {
+                Output::Send(text) => outbox.answers.push_back(Frame::Text(text)),
+                Output::Ping => outbox.answers.push_back(Frame::Ping),
+                Output::Pong(payload) => outbox.answers.push_back(Frame::Pong(payload)),
+                Output::Append {
+                    request,
+                    route,
+                    message,
+                } => {
+                    let append = edge.append_message(connection.row(), &route, message);
+                    answers.push(answer(Arc::clone(&edge), route, request, append));
+                }
+                Output::Refresh => connection.refresh(),
+                Output::End(ending) => break 'life ending,
+            }
+        }
+    };
+    connection.end(ending);
+    // A client that does not read gets as much time for the last frames as for any other.
+    let goodbye = farewell(&mut reader, &mut writer, outbox.answers, ending.frame);
+    if timeout(edge.config.limits.close_timeout, goodbye)
+        .await
+        .is_err()
+    {
+        tracing::debug!("a client did not close its side in time");
+    }
+}
+
+/// Hands the socket as much as it takes now, and tells the session.
+async fn write<W>(
+    writer: &mut W,
+    outbox: &mut Outbox,
+    session: &mut Session,
+    before: Flow,
+    todo: &mut Vec<Output>,
+) -> Flow
+where
+    W: Sink<Frame, Error = Gone> + Unpin,
+{
+    let mut answers_sent = 0_usize;
+    let flow = poll_fn(|cx| {
+        loop {
+            if outbox.answers.is_empty() && outbox.staged.is_none() {
+                outbox.staged = outbox.inbox.try_next();
+                if outbox.staged.is_none() {
+                    return Poll::Ready(Flow::Idle);
+                }
+            }
+            match writer.poll_ready_unpin(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(Gone)) => return Poll::Ready(Flow::Gone),
+                Poll::Pending => return Poll::Ready(Flow::Stalled),
+            }
+            let answer = outbox.answers.pop_front();
+            answers_sent += usize::from(answer.is_some());
+            let frame = answer.or_else(|| outbox.staged.take().map(Frame::Text));
+            if let Some(frame) = frame
+                && writer.start_send_unpin(frame).is_err()
+            {
+                return Poll::Ready(Flow::Gone);
+            }
+        }
+    })
+    .await;
+    let now = now();
+    for _ in 0..answers_sent {
+        session.handle(now, Input::AnswerSent, todo);
+    }
+    match flow {
+        Flow::Stalled if before != Flow::Stalled => session.handle(now, Input::Stalled, todo),
+        Flow::Idle if before == Flow::Stalled => session.handle(now, Input::Flowing, todo),
+        Flow::Gone => session.handle(now, Input::Lost(Loss::Dropped), todo),
+        Flow::Idle | Flow::Stalled => {}
+    }
+    flow
+}
+
+/// Sends what was answered and the close frame, then reads until the client has closed too: were
+/// the transport closed with bytes of the client unread, it might never see the frame.
+async fn farewell<R, W>(reader: &mut R, writer: &mut W, answers: VecDeque<Frame>, frame: CloseFrame)
+where
+    R: Stream<Item = Input> + Unpin,
+    W: Sink<Frame, Error = Gone> + Unpin,
+{
+    if frame == CloseFrame::Silent {
+        return;
+    }
+    for frame in answers.into_iter().chain([Frame::Close(frame)]) {
+        if writer.send(frame).await.is_err() {
+            return;
+        }
+    }
+    loop {
+        match reader.next().await {
+            None | Some(Input::ClientClosed(_) | Input::Lost(Loss::Dropped)) => return,
+            // What follows a broken frame cannot be read: leave the client the time to see why.
+            Some(Input::Lost(_)) => std::future::pending().await,
+            Some(_) => {}
+        }
+    }
+}
+
+async fn answer(
+    edge: Arc<Edge>,
+    route: Arc<Route>,
+    request: u64,
+    append: Result<Append, AppendError>,
+) -> (u64, Answer) {
+    let outcome = match append {
+        Ok(append) => append.await,
+        Err(error) => Err(error),
+    };
+    edge.instruments.message(&route.action, &outcome);
+    let answer = match outcome {
+        Ok(appended) => Answer::Logged(appended.position),
+        Err(AppendError::Refused { .. }) => Answer::Refused,
+        Err(AppendError::Full | AppendError::Unavailable { .. }) => Answer::Unavailable,
+        Err(AppendError::Unknown { .. }) => Answer::Unknown,
+    };
+    (request, answer)
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}

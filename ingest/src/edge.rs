@@ -1,0 +1,168 @@
+//! Holds what all parts of an edge share, and writes its records.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use eventlog::{Append, AppendError, Appended, Edges, Log, NewRecord, Producer};
+use runtime::telemetry::trace;
+use runtime::{Clock, Secret, Timings};
+use schemas::cloudevents::SumuAttributes;
+use schemas::{
+    ConnectionEvent, ConnectionRow, EdgeId, EdgeRecord, Envelope, Epoch, Millis, UserId,
+};
+use store::{ConnectionStore, Mutation, StoreError};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use crate::Config;
+use crate::auth::Authorizer;
+use crate::lease::{Standing, Tenure};
+use crate::push::Applied;
+use crate::registry::Registry;
+use crate::session::{Route, Rules};
+use crate::telemetry::Instruments;
+
+/// One edge: shared by its listeners, its sockets and its life.
+#[derive(Debug)]
+pub(crate) struct Edge {
+    pub(crate) id: EdgeId,
+    pub(crate) config: Config,
+    pub(crate) timings: Timings,
+    pub(crate) clock: Clock,
+    pub(crate) log: Log,
+    pub(crate) producer: Producer,
+    pub(crate) edges: Edges,
+    pub(crate) store: Arc<dyn ConnectionStore>,
+    pub(crate) authorizer: Arc<dyn Authorizer>,
+    pub(crate) push_secret: Secret,
+    pub(crate) push_url: String,
+    pub(crate) registry: Registry,
+    pub(crate) applied: Applied,
+    pub(crate) rules: Arc<Rules>,
+    pub(crate) instruments: Instruments,
+    /// What this edge may do now, as its life decides.
+    pub(crate) standing: watch::Receiver<Standing>,
+    /// Tells the life of an epoch under which the edge cannot do its work.
+    pub(crate) fences: mpsc::Sender<Epoch>,
+    /// One for each socket, from its opening until its `closed` is logged.
+    pub(crate) slots: Arc<Semaphore>,
+    /// Openings, refreshes and closings: they outlive the request and the thread of the socket.
+    pub(crate) tasks: TaskTracker,
+    /// Where those run.
+    pub(crate) handle: Handle,
+}
+
+impl Edge {
+    /// The right to hold sockets, if there is one now.
+    pub(crate) fn tenure(&self) -> Option<Tenure> {
+        self.standing.borrow().tenure(now())
+    }
+
+    /// The same, if it is still that epoch's.
+    pub(crate) fn tenure_of(&self, epoch: Epoch) -> Option<Tenure> {
+        self.tenure().filter(|tenure| tenure.epoch == epoch)
+    }
+
+    /// Says that this epoch cannot do its work. Once is enough.
+    pub(crate) fn fence(&self, epoch: Epoch) {
+        if self.fences.try_send(epoch).is_err() {
+            tracing::debug!("somebody said so just before");
+        }
+    }
+
+    /// Runs a task that a dropped request or a stopped listener does not cut off.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        drop(self.tasks.spawn_on(task, &self.handle));
+    }
+
+    /// Queues a connection event. Calls for one user stay in order.
+    pub(crate) fn append_event(&self, event: &ConnectionEvent) -> Result<Append, AppendError> {
+        let user = event.user_id();
+        let envelope = self.envelope(event.ce_type(), user);
+        self.producer.append(NewRecord {
+            topic: Arc::clone(&self.log.topics().connections),
+            partition: user.map_or(0, |user| self.log.partition_of(user)),
+            key: user.map(key),
+            value: Some(event.encode()),
+            headers: envelope.headers(),
+        })
+    }
+
+    /// Applies a logged event to the store.
+    pub(crate) async fn store_event(
+        &self,
+        event: &ConnectionEvent,
+        at: Millis,
+    ) -> Result<(), StoreError> {
+        match Mutation::of(event, at, self.timings.connection_ttl) {
+            Some(mutation) => self.store.apply(&[mutation]).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Queues a client's message, byte for byte.
+    pub(crate) fn append_message(
+        &self,
+        row: &ConnectionRow,
+        route: &Route,
+        message: Bytes,
+    ) -> Result<Append, AppendError> {
+        let span = tracing::info_span!("client message", action = route.action);
+        let traceparent = trace::of(&span);
+        let mut envelope = self.envelope(&route.ce_type, Some(&row.user_id));
+        envelope.traceparent = traceparent.as_deref();
+        envelope.sumu = Some(SumuAttributes {
+            user_id: &row.user_id,
+            timestamp: envelope.time,
+            source: &route.source,
+            connection_id: Some(&row.connection_id),
+        });
+        self.producer.append(NewRecord {
+            topic: Arc::clone(&route.topic),
+            partition: self.log.partition_of(&row.user_id),
+            key: Some(key(&row.user_id)),
+            value: Some(message),
+            headers: envelope.headers(),
+        })
+    }
+
+    /// Appends to the edges topic.
+    pub(crate) async fn append_edge_record(
+        &self,
+        record: EdgeRecord,
+    ) -> Result<Appended, AppendError> {
+        let append = self.producer.append(NewRecord {
+            topic: Arc::clone(&self.log.topics().edges),
+            partition: 0,
+            key: Some(record.key().into()),
+            value: Some(record.encode()),
+            headers: self.envelope(record.ce_type(), None).headers(),
+        })?;
+        append.await
+    }
+
+    /// The headers of a record by this edge.
+    pub(crate) fn envelope<'a>(&self, ty: &'a str, subject: Option<&'a UserId>) -> Envelope<'a> {
+        Envelope {
+            id: Uuid::now_v7(),
+            source: format!("/sumu/ingest/{}", self.id).into(),
+            ty,
+            time: self.clock.now(),
+            subject,
+            traceparent: None,
+            sumu: None,
+        }
+    }
+}
+
+/// The moment on the monotonic clock, in which leases are counted.
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+fn key(user: &UserId) -> Bytes {
+    Bytes::copy_from_slice(user.as_str().as_bytes())
+}

@@ -1,0 +1,155 @@
+//! Answers `GET /push`: who may connect, and how the socket begins.
+
+use std::sync::Arc;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{
+    AUTHORIZATION, HeaderMap, ORIGIN, SEC_WEBSOCKET_PROTOCOL, USER_AGENT,
+};
+use actix_web::web::{Data, Payload, Query};
+use actix_web::{HttpRequest, HttpResponse};
+use runtime::http::Problem;
+use schemas::Millis;
+use tokio::sync::oneshot;
+
+use crate::auth::Refusal;
+use crate::edge::{Edge, now};
+use crate::opening::{Candidate, Refused, open};
+use crate::session::Session;
+use crate::{connection, socket};
+
+/// The subprotocol that sumu speaks.
+const PROTOCOL: &str = "sumu.v1";
+/// Begins the subprotocol that carries a token.
+const BEARER: &str = "bearer.";
+/// The part of `User-Agent` that is kept, in bytes.
+const USER_AGENT_BYTES: usize = 256;
+
+/// `GET /push`
+pub(crate) async fn connect(
+    request: HttpRequest,
+    body: Payload,
+    edge: Data<Edge>,
+) -> actix_web::Result<HttpResponse> {
+    // Checks the handshake. The answer is held back until the connection is open.
+    let (answer, socket, messages) = actix_ws::handle_with_protocols(&request, body, &[PROTOCOL])?;
+    let edge = edge.into_inner();
+    let candidate = match candidate(&request, &edge).await {
+        Ok(candidate) => candidate,
+        Err(problem) => {
+            edge.instruments.handshake(problem.code);
+            return Err(problem.into());
+        }
+    };
+    let expires = deadline(&edge, candidate.principal.expires_at);
+    let began = now();
+    let (tell, told) = oneshot::channel();
+    {
+        let task = Arc::clone(&edge);
+        edge.spawn(async move {
+            // Nobody listens any more: what was opened is dropped, and `closed` follows.
+            drop(tell.send(open(&task, candidate).await));
+        });
+    }
+    let opened = match told.await.unwrap_or(Err(Refused::NoLease)) {
+        Ok(opened) => opened,
+        Err(refused) => {
+            edge.instruments.handshake(refused.code());
+            return Err(problem(&edge, refused).into());
+        }
+    };
+    edge.instruments.handshake("opened");
+    edge.instruments.opening((now() - began).as_secs_f64());
+    let session = Session::new(
+        Arc::clone(&edge.rules),
+        opened.connection.row().connection_id.clone(),
+        expires,
+        now(),
+    );
+    let max = edge.config.limits.max_message_bytes;
+    let (reader, writer) = socket::actix(socket, messages, max);
+    actix_web::rt::spawn(connection::run(edge, reader, writer, opened, session));
+    Ok(answer)
+}
+
+/// Who asks, if they may.
+async fn candidate(request: &HttpRequest, edge: &Edge) -> Result<Candidate, Problem> {
+    let headers = request.headers();
+    let origins = &edge.config.origins;
+    if let Some(origin) = headers.get(ORIGIN)
+        && !origins.is_empty()
+        && !origins.iter().any(|allowed| origin == allowed.as_str())
+    {
+        let problem = Problem::new(StatusCode::FORBIDDEN, "origin_forbidden");
+        return Err(problem.detail("pages of this origin may not connect"));
+    }
+    let token = token(headers, request.query_string());
+    let principal = match token {
+        Some(token) => edge.authorizer.authorize(&token, edge.clock.now()).await,
+        None => Err(Refusal::TokenMissing),
+    };
+    let principal = principal.map_err(|refusal| {
+        Problem::new(StatusCode::UNAUTHORIZED, refusal.code()).detail(refusal.to_string())
+    })?;
+    let user_agent = headers
+        .get(USER_AGENT)
+        .map(|agent| shortened(&String::from_utf8_lossy(agent.as_bytes())));
+    Ok(Candidate {
+        principal,
+        source_ip: request
+            .peer_addr()
+            .map_or_else(String::new, |peer| peer.ip().to_string()),
+        user_agent,
+    })
+}
+
+/// The token: from the header that programs set, the subprotocol or the query that browsers can.
+fn token(headers: &HeaderMap, query: &str) -> Option<String> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    if let Some(token) = text(AUTHORIZATION).and_then(bearer) {
+        return Some(token.to_owned());
+    }
+    let offered = headers
+        .get_all(SEC_WEBSOCKET_PROTOCOL)
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .find_map(|protocol| protocol.trim().strip_prefix(BEARER));
+    if let Some(token) = offered {
+        return Some(token.to_owned());
+    }
+    let pairs = Query::<Vec<(String, String)>>::from_query(query).ok()?;
+    pairs
+        .into_inner()
+        .into_iter()
+        .find(|(name, _)| name == "authorization")
+        .map(|(_, value)| bearer(&value).map(str::to_owned).unwrap_or(value))
+}
+
+fn bearer(value: &str) -> Option<&str> {
+    let (scheme, token) = value.split_once(' ')?;
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then(|| token.trim_start())
+}
+
+fn shortened(agent: &str) -> String {
+    let end = agent.floor_char_boundary(USER_AGENT_BYTES);
+    agent.get(..end).unwrap_or_default().to_owned()
+}
+
+/// When the token counts no more, on the monotonic clock, leeway included.
+fn deadline(edge: &Edge, expires_at: Option<Millis>) -> Option<std::time::Instant> {
+    let end = expires_at? + edge.config.auth.leeway;
+    now().checked_add(end.since(edge.clock.now()))
+}
+
+fn problem(edge: &Edge, refused: Refused) -> Problem {
+    let status = match refused {
+        Refused::UserFull => StatusCode::TOO_MANY_REQUESTS,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let wait = edge.config.limits.retry_after;
+    Problem::new(status, refused.code())
+        .detail(refused.to_string())
+        .retry_after(wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
+}

@@ -1,0 +1,291 @@
+//! Opens, refreshes and ends connections in the log and the store.
+//!
+//! ```text
+//!   slot ─▶ registry ─▶ append `opened` ─▶ in time? ─▶ store ─▶ still the same life? ─▶ the 101
+//!                            └──── anything else than a clear "not logged": append `closed` ────
+//! ```
+//!
+//! All of it runs in tasks of the edge, so that a client that leaves in the middle cannot cut it off.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use eventlog::AppendError;
+use schemas::connections::Closed;
+use schemas::{ConnectionEvent, ConnectionId, ConnectionRow};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, sleep};
+
+use crate::auth::Principal;
+use crate::edge::Edge;
+use crate::registry::Inbox;
+use crate::session::Ending;
+
+/// The wait before an event is appended anew.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// Who wants to connect.
+#[derive(Debug)]
+pub(crate) struct Candidate {
+    pub(crate) principal: Principal,
+    pub(crate) source_ip: String,
+    pub(crate) user_agent: Option<String>,
+}
+
+/// A connection that is in the log, in the store and in the registry.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) connection: Connection,
+    pub(crate) inbox: Inbox,
+}
+
+/// Why a connection was not opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refused {
+    #[error("this edge has no lease yet, or lost it")]
+    NoLease,
+    #[error("this edge is about to leave")]
+    Draining,
+    #[error("this edge holds as many connections as it may")]
+    Full,
+    #[error("this user holds as many connections as they may")]
+    UserFull,
+    #[error("the log is unavailable")]
+    Log,
+    #[error("the store is unavailable")]
+    Store,
+}
+
+impl Refused {
+    pub(crate) const fn code(self) -> &'static str {
+        match self {
+            Self::NoLease => "edge_not_ready",
+            Self::Draining => "edge_draining",
+            Self::Full => "too_many_connections",
+            Self::UserFull => "too_many_connections_of_user",
+            Self::Log => "log_unavailable",
+            Self::Store => "store_unavailable",
+        }
+    }
+}
+
+/// Opens a connection. Run it in a task of the edge.
+///
+/// # Errors
+/// Why not. If `opened` may be in the log then, `closed` is on its way.
+pub(crate) async fn open(edge: &Arc<Edge>, candidate: Candidate) -> Result<Opened, Refused> {
+    let tenure = edge.tenure().ok_or(Refused::NoLease)?;
+    if tenure.draining {
+        return Err(Refused::Draining);
+    }
+    let slot = Arc::clone(&edge.slots)
+        .try_acquire_owned()
+        .map_err(|_full| Refused::Full)?;
+    let connection_id = ConnectionId::new(&edge.id, tenure.epoch, rand::random());
+    let row = ConnectionRow {
+        user_id: candidate.principal.user_id,
+        connection_id,
+        edge_id: edge.id.clone(),
+        epoch: tenure.epoch,
+        lease_until: tenure.lease_until,
+        opened_at: edge.clock.now(),
+        expires_at: candidate.principal.expires_at,
+        source_ip: candidate.source_ip,
+        user_agent: candidate.user_agent,
+        claims: candidate.principal.claims,
+    };
+    let max = edge.config.limits.max_connections_per_user;
+    let inbox = edge
+        .registry
+        .register(&row.user_id, &row.connection_id, max)
+        .ok_or(Refused::UserFull)?;
+    // From here on, dropping the connection has `closed` appended.
+    let connection = Connection::new(Arc::clone(edge), row, slot);
+    let event = ConnectionEvent::Opened(connection.row().clone());
+
+    let outcome = match edge.append_event(&event) {
+        Ok(append) => append.await,
+        Err(error) => Err(error),
+    };
+    let appended = match outcome {
+        Ok(appended) => appended,
+        Err(error) => {
+            if !matches!(error, AppendError::Unknown { .. }) {
+                connection.forget();
+            }
+            tracing::warn!(%error, "a connection was not opened");
+            return Err(Refused::Log);
+        }
+    };
+    if appended.append_time > connection.row().lease_until {
+        return Err(Refused::NoLease);
+    }
+    if let Err(error) = edge.store_event(&event, appended.append_time).await {
+        tracing::warn!(%error, "a connection was not opened");
+        return Err(Refused::Store);
+    }
+    match edge.tenure_of(tenure.epoch) {
+        Some(tenure) if tenure.draining => Err(Refused::Draining),
+        Some(_) => Ok(Opened { connection, inbox }),
+        None => Err(Refused::NoLease),
+    }
+}
+
+/// A connection that is, or may be, in the log. Dropped without [`Connection::end`], it counts as
+/// dropped by its client.
+#[derive(Debug)]
+pub(crate) struct Connection(Option<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    edge: Arc<Edge>,
+    row: ConnectionRow,
+    slot: OwnedSemaphorePermit,
+    /// Whether it has ended. Held while an event is queued, so that none follows its `closed`.
+    ended: Arc<Mutex<bool>>,
+}
+
+impl Connection {
+    fn new(edge: Arc<Edge>, row: ConnectionRow, slot: OwnedSemaphorePermit) -> Self {
+        edge.instruments.connections(1);
+        Self(Some(Inner {
+            edge,
+            row,
+            slot,
+            ended: Arc::default(),
+        }))
+    }
+
+    /// What the log says of it.
+    #[expect(clippy::expect_used, reason = "only the consuming methods take it")]
+    pub(crate) fn row(&self) -> &ConnectionRow {
+        &self.0.as_ref().expect("not ended").row
+    }
+
+    /// Appends `refreshed`, in the background.
+    pub(crate) fn refresh(&self) {
+        if let Some(inner) = &self.0 {
+            let (edge, row) = (Arc::clone(&inner.edge), inner.row.clone());
+            let ended = Arc::clone(&inner.ended);
+            inner
+                .edge
+                .spawn(async move { refresh(&edge, row, &ended).await });
+        }
+    }
+
+    /// Has `closed` logged, in the background.
+    pub(crate) fn end(mut self, ending: Ending) {
+        self.finish(ending);
+    }
+
+    /// Leaves no trace: `opened` was never logged.
+    fn forget(mut self) {
+        if let Some(inner) = self.0.take() {
+            inner.leave();
+        }
+    }
+
+    fn finish(&mut self, ending: Ending) {
+        if let Some(inner) = self.0.take() {
+            inner.leave();
+            *inner.ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
+            inner.edge.instruments.closed(ending.code);
+            let edge = Arc::clone(&inner.edge);
+            edge.spawn(async move { close(inner, ending).await });
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.finish(Ending::DROPPED);
+    }
+}
+
+impl Inner {
+    fn leave(&self) {
+        self.edge
+            .registry
+            .unregister(&self.row.user_id, &self.row.connection_id);
+        self.edge.instruments.connections(-1);
+    }
+}
+
+/// Appends `refreshed` until it is logged, the connection ends, or the epoch does.
+async fn refresh(edge: &Edge, mut row: ConnectionRow, ended: &Mutex<bool>) {
+    let began = Instant::now();
+    while let Some(tenure) = edge.tenure_of(row.epoch) {
+        row.lease_until = tenure.lease_until;
+        let event = ConnectionEvent::Refreshed(row.clone());
+        let append = {
+            let ended = ended.lock().unwrap_or_else(PoisonError::into_inner);
+            if *ended {
+                return;
+            }
+            edge.append_event(&event)
+        };
+        let outcome = match append {
+            Ok(append) => append.await,
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Ok(appended) if appended.append_time <= row.lease_until => {
+                if let Err(error) = edge.store_event(&event, appended.append_time).await {
+                    // The presence processor writes the same.
+                    tracing::warn!(%error, "a refreshed connection was not stored");
+                }
+                return;
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "a connection was not refreshed"),
+        }
+        give_up_after_a_lease(edge, &row, began);
+        sleep(RETRY).await;
+    }
+}
+
+/// Appends `closed` until it is logged or the epoch has ended: then the expiry says it for all.
+async fn close(inner: Inner, ending: Ending) {
+    let Inner {
+        edge, row, slot, ..
+    } = inner;
+    let began = Instant::now();
+    while let Some(tenure) = edge.tenure_of(row.epoch) {
+        let event = ConnectionEvent::Closed(Closed {
+            user_id: row.user_id.clone(),
+            connection_id: row.connection_id.clone(),
+            edge_id: row.edge_id.clone(),
+            epoch: row.epoch,
+            lease_until: tenure.lease_until,
+            code: ending.code,
+            reason: ending.code.reason().to_owned(),
+            clean: ending.clean,
+        });
+        let outcome = match edge.append_event(&event) {
+            Ok(append) => append.await,
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Ok(appended) if appended.append_time <= tenure.lease_until => {
+                if let Err(error) = edge.store_event(&event, appended.append_time).await {
+                    // The presence processor writes the same.
+                    tracing::warn!(%error, "a closed connection was not removed from the store");
+                }
+                break;
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "a connection's end was not logged"),
+        }
+        give_up_after_a_lease(&edge, &row, began);
+        sleep(RETRY).await;
+    }
+    drop(slot);
+}
+
+/// An edge that cannot log what happens to its sockets must not hold any.
+fn give_up_after_a_lease(edge: &Edge, row: &ConnectionRow, began: Instant) {
+    if began.elapsed() >= edge.timings.lease {
+        tracing::error!(epoch = %row.epoch, "no event could be logged for a lease");
+        edge.fence(row.epoch);
+    }
+}

@@ -1,0 +1,148 @@
+//! Applies push batches: each notification once per connection, in the order of its partition.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::CONTENT_TYPE;
+use actix_web::web::{Bytes, Data};
+use actix_web::{HttpRequest, HttpResponse};
+use bytestring::ByteString;
+use runtime::http::Problem;
+use schemas::push::{self, PushBatch, PushReply};
+
+use crate::edge::Edge;
+use crate::lease::Standing;
+use crate::registry::Registry;
+
+/// A notification partition in one life of its topic.
+type Source = (String, i32, u64);
+
+/// How far each notification partition was applied. Bounded: of those over the limit, the one that
+/// was used longest ago is forgotten.
+#[derive(Debug)]
+pub(crate) struct Applied {
+    sources: Mutex<Sources>,
+    limit: usize,
+}
+
+#[derive(Debug, Default)]
+struct Sources {
+    offsets: HashMap<Source, Entry>,
+    uses: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// The highest offset applied. Locked from the check until all mailboxes have their frames.
+    through: Arc<Mutex<i64>>,
+    used: u64,
+}
+
+impl Applied {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            sources: Mutex::default(),
+            limit,
+        }
+    }
+
+    /// Hands the frames of a batch to their mailboxes, but for those applied before.
+    ///
+    /// # Errors
+    /// The offset of a notification that is not UTF-8. What comes before it has been applied.
+    pub(crate) fn apply(&self, batch: PushBatch, registry: &Registry) -> Result<PushReply, i64> {
+        let through = self.source((batch.topic, batch.partition, batch.incarnation));
+        let mut through = through.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut delivered, mut overflowed, mut repeated) = (0, 0, 0);
+        for item in batch.notifications {
+            if item.offset <= *through {
+                repeated += 1;
+                continue;
+            }
+            // Checked and made once; every socket shares the bytes.
+            let frame = ByteString::try_from(item.data).map_err(|_not_utf8| item.offset)?;
+            let took = registry.deliver(&item.target, &frame);
+            delivered += took.queued;
+            overflowed += took.overflowed;
+            *through = item.offset;
+        }
+        Ok(PushReply {
+            applied_through: *through,
+            delivered,
+            overflowed,
+            repeated,
+        })
+    }
+
+    fn source(&self, source: Source) -> Arc<Mutex<i64>> {
+        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        sources.uses += 1;
+        let used = sources.uses;
+        if let Some(entry) = sources.offsets.get_mut(&source) {
+            entry.used = used;
+            return Arc::clone(&entry.through);
+        }
+        if sources.offsets.len() >= self.limit {
+            let oldest = sources.offsets.iter().min_by_key(|(_, entry)| entry.used);
+            if let Some(oldest) = oldest.map(|(source, _)| source.clone()) {
+                sources.offsets.remove(&oldest);
+            }
+        }
+        let through = Arc::new(Mutex::new(-1));
+        let entry = Entry {
+            through: Arc::clone(&through),
+            used,
+        };
+        sources.offsets.insert(source, entry);
+        through
+    }
+}
+
+/// `POST /internal/push`
+pub(crate) async fn receive(
+    request: HttpRequest,
+    body: Result<Bytes, actix_web::Error>,
+    edge: Data<Edge>,
+) -> Result<HttpResponse, Problem> {
+    let header = |name| request.headers().get(name);
+    let secret = header(push::SECRET_HEADER).map_or(&b""[..], |given| given.as_bytes());
+    if !edge.push_secret.matches(secret) {
+        return Err(Problem::new(StatusCode::UNAUTHORIZED, "wrong_push_secret"));
+    }
+    if header(CONTENT_TYPE.as_str()).is_none_or(|given| given != push::CONTENT_TYPE) {
+        let problem = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unknown_content_type");
+        return Err(problem.detail(format!("send {}", push::CONTENT_TYPE)));
+    }
+    let body = body.map_err(|error| crate::api::unreadable(&error))?;
+    let batch = PushBatch::decode(&body).map_err(|error| {
+        Problem::new(StatusCode::BAD_REQUEST, "malformed_batch").detail(error.to_string())
+    })?;
+    addressed(&edge, &batch)?;
+    let reply = edge
+        .applied
+        .apply(batch, &edge.registry)
+        .map_err(|offset| {
+            Problem::new(StatusCode::BAD_REQUEST, "not_utf8").detail(format!("offset {offset}"))
+        })?;
+    edge.instruments.pushed(&reply);
+    Ok(HttpResponse::Ok()
+        .content_type(push::CONTENT_TYPE)
+        .body(reply.encode()))
+}
+
+/// Whether the batch is meant for this edge in the life that it has now.
+fn addressed(edge: &Edge, batch: &PushBatch) -> Result<(), Problem> {
+    if batch.edge_id == edge.id {
+        let standing = *edge.standing.borrow();
+        if edge.tenure_of(batch.epoch).is_some() {
+            return Ok(());
+        }
+        if standing == Standing::Waiting(Some(batch.epoch)) {
+            let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "edge_not_ready");
+            return Err(problem.retry_after(1));
+        }
+    }
+    let here = format!("{} holds no sockets of epoch {}", edge.id, batch.epoch);
+    Err(Problem::new(StatusCode::CONFLICT, "other_epoch").detail(here))
+}

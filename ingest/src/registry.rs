@@ -1,0 +1,276 @@
+//! Finds the sockets of a user, and hands them frames without waiting for any.
+//!
+//! Maps are sharded, and no lock is held over an await. A mailbox is the one bounded queue between
+//! the pushes and a socket; who overflows it is closed, and nobody waits.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use bytestring::ByteString;
+use schemas::push::Target;
+use schemas::{CloseCode, ConnectionId, UserId};
+use tokio::sync::{Notify, mpsc};
+
+/// Every socket of this edge. Cheap to share behind an `Arc`.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    shards: Box<[RwLock<Shard>]>,
+    hasher: RandomState,
+    count: AtomicUsize,
+    limits: MailboxLimits,
+}
+
+/// How much may wait for one socket.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MailboxLimits {
+    /// Frames.
+    pub(crate) frames: usize,
+    /// Bytes of frames.
+    pub(crate) bytes: usize,
+}
+
+/// The users whose ids hash here, and the connections whose ids do.
+#[derive(Debug, Default)]
+struct Shard {
+    users: HashMap<UserId, Vec<Arc<Mailbox>>>,
+    connections: HashMap<ConnectionId, Arc<Mailbox>>,
+}
+
+/// The senders' side of a socket's queue.
+#[derive(Debug)]
+pub(crate) struct Mailbox {
+    user_id: UserId,
+    connection_id: ConnectionId,
+    frames: mpsc::Sender<ByteString>,
+    queued_bytes: AtomicUsize,
+    max_bytes: usize,
+    /// The close code that the edge decided on; 0 while there is none. The first one stands.
+    closing: AtomicU16,
+    wake: Notify,
+}
+
+/// The socket's side of its queue.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    frames: mpsc::Receiver<ByteString>,
+    mailbox: Arc<Mailbox>,
+}
+
+/// How many sockets took a frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Delivered {
+    /// Took it into their queue.
+    pub(crate) queued: u32,
+    /// Had no room, and are being closed.
+    pub(crate) overflowed: u32,
+}
+
+impl Mailbox {
+    /// Queues a frame, or decides that the socket is too slow. Never waits.
+    fn deliver(&self, frame: &ByteString, delivered: &mut Delivered) {
+        if self.closing.load(Ordering::Acquire) != 0 {
+            return;
+        }
+        let before = self.queued_bytes.fetch_add(frame.len(), Ordering::AcqRel);
+        // A frame over the limit by itself still goes into an empty queue.
+        let fits = before == 0 || before.saturating_add(frame.len()) <= self.max_bytes;
+        if fits && self.frames.try_send(frame.clone()).is_ok() {
+            delivered.queued += 1;
+            return;
+        }
+        self.queued_bytes.fetch_sub(frame.len(), Ordering::AcqRel);
+        if !self.frames.is_closed() && self.close(CloseCode::TOO_FAST_OR_SLOW) {
+            delivered.overflowed += 1;
+        }
+    }
+
+    /// Asks for the socket to be closed; answers whether nobody had asked before.
+    pub(crate) fn close(&self, code: CloseCode) -> bool {
+        let first = self
+            .closing
+            .compare_exchange(0, code.0, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok();
+        self.wake.notify_one();
+        first
+    }
+
+    /// Waits until the edge wants the socket closed. Cancel safe.
+    pub(crate) async fn close_asked(&self) -> CloseCode {
+        loop {
+            let code = self.closing.load(Ordering::Acquire);
+            if code != 0 {
+                return CloseCode(code);
+            }
+            self.wake.notified().await;
+        }
+    }
+}
+
+impl Inbox {
+    /// The next frame. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Option<ByteString> {
+        let frame = self.frames.recv().await;
+        self.taken(frame)
+    }
+
+    /// The next frame, if there is one already.
+    pub(crate) fn try_next(&mut self) -> Option<ByteString> {
+        let frame = self.frames.try_recv().ok();
+        self.taken(frame)
+    }
+
+    fn taken(&self, frame: Option<ByteString>) -> Option<ByteString> {
+        if let Some(frame) = &frame {
+            self.mailbox
+                .queued_bytes
+                .fetch_sub(frame.len(), Ordering::AcqRel);
+        }
+        frame
+    }
+
+    /// The senders' side.
+    pub(crate) fn mailbox(&self) -> Arc<Mailbox> {
+        Arc::clone(&self.mailbox)
+    }
+}
+
+impl Registry {
+    pub(crate) fn new(limits: MailboxLimits) -> Self {
+        const SHARDS: usize = 64;
+        Self {
+            shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
+            hasher: RandomState::new(),
+            count: AtomicUsize::new(0),
+            limits,
+        }
+    }
+
+    /// How many sockets there are.
+    pub(crate) fn len(&self) -> usize {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// Adds a socket, unless its user has `max_per_user` of them. From now on pushes find it.
+    pub(crate) fn register(
+        &self,
+        user_id: &UserId,
+        connection_id: &ConnectionId,
+        max_per_user: usize,
+    ) -> Option<Inbox> {
+        let (sender, frames) = mpsc::channel(self.limits.frames);
+        let mailbox = Arc::new(Mailbox {
+            user_id: user_id.clone(),
+            connection_id: connection_id.clone(),
+            frames: sender,
+            queued_bytes: AtomicUsize::new(0),
+            max_bytes: self.limits.bytes,
+            closing: AtomicU16::new(0),
+            wake: Notify::new(),
+        });
+        {
+            let mut shard = self.write(user_id.as_str());
+            let mailboxes = shard.users.entry(user_id.clone()).or_default();
+            if mailboxes.len() >= max_per_user {
+                return None;
+            }
+            mailboxes.push(Arc::clone(&mailbox));
+        }
+        self.write(connection_id.as_str())
+            .connections
+            .insert(connection_id.clone(), Arc::clone(&mailbox));
+        self.count.fetch_add(1, Ordering::AcqRel);
+        Some(Inbox { frames, mailbox })
+    }
+
+    /// Removes a socket.
+    pub(crate) fn unregister(&self, user_id: &UserId, connection_id: &ConnectionId) {
+        let removed = self
+            .write(connection_id.as_str())
+            .connections
+            .remove(connection_id);
+        if removed.is_none() {
+            return;
+        }
+        self.count.fetch_sub(1, Ordering::AcqRel);
+        let mut shard = self.write(user_id.as_str());
+        if let Some(mailboxes) = shard.users.get_mut(user_id) {
+            mailboxes.retain(|mailbox| mailbox.connection_id != *connection_id);
+            if mailboxes.is_empty() {
+                shard.users.remove(user_id);
+            }
+        }
+    }
+
+    /// Hands `frame` to every socket that `target` means, once each.
+    pub(crate) fn deliver(&self, target: &Target, frame: &ByteString) -> Delivered {
+        let mut delivered = Delivered::default();
+        let excluded = |user: &UserId| target.exclude_users.binary_search(user).is_ok();
+        if target.is_broadcast() {
+            for shard in &self.shards {
+                let users = &read(shard).users;
+                let meant = users.iter().filter(|(user, _)| !excluded(user));
+                for mailbox in meant.flat_map(|(_, mailboxes)| mailboxes) {
+                    mailbox.deliver(frame, &mut delivered);
+                }
+            }
+            return delivered;
+        }
+        for user in target.users.iter().filter(|user| !excluded(user)) {
+            for mailbox in self
+                .read(user.as_str())
+                .users
+                .get(user)
+                .into_iter()
+                .flatten()
+            {
+                mailbox.deliver(frame, &mut delivered);
+            }
+        }
+        for connection in &target.connections {
+            let shard = self.read(connection.as_str());
+            if let Some(mailbox) = shard.connections.get(connection)
+                && !excluded(&mailbox.user_id)
+                && target.users.binary_search(&mailbox.user_id).is_err()
+            {
+                mailbox.deliver(frame, &mut delivered);
+            }
+        }
+        delivered
+    }
+
+    /// Every socket there is now, in no order.
+    pub(crate) fn mailboxes(&self) -> Vec<Arc<Mailbox>> {
+        let shards = self.shards.iter();
+        shards
+            .flat_map(|shard| {
+                read(shard)
+                    .connections
+                    .values()
+                    .cloned()
+                    .collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
+    fn shard(&self, key: &str) -> &RwLock<Shard> {
+        let hash = self.hasher.hash_one(key);
+        let index = usize::try_from(hash % (self.shards.len() as u64)).unwrap_or_default();
+        &self.shards[index]
+    }
+
+    fn read(&self, key: &str) -> RwLockReadGuard<'_, Shard> {
+        read(self.shard(key))
+    }
+
+    fn write(&self, key: &str) -> RwLockWriteGuard<'_, Shard> {
+        self.shard(key)
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn read(shard: &RwLock<Shard>) -> RwLockReadGuard<'_, Shard> {
+    shard.read().unwrap_or_else(PoisonError::into_inner)
+}

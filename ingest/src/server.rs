@@ -1,0 +1,164 @@
+//! Serves the public and the admin listener, or both as one.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use actix_web::dev::ServerHandle;
+use actix_web::web::{self, Data, PayloadConfig, ServiceConfig};
+use actix_web::{App, HttpServer};
+use runtime::http::Endpoints;
+use schemas::push::PATH as PUSH_PATH;
+use tokio::task::JoinHandle;
+
+use crate::edge::Edge;
+use crate::{Config, Error, api, gateway, push};
+
+/// How long a listener waits for its requests when it stops. The sockets are closed by then.
+const STOP_SECONDS: u64 = 2;
+
+/// Bound listeners.
+#[derive(Debug)]
+pub(crate) struct Servers {
+    public: Bound,
+    admin: Option<Bound>,
+}
+
+#[derive(Debug)]
+struct Bound {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+/// Listeners that serve.
+#[derive(Debug)]
+pub(crate) struct Running {
+    handles: Vec<ServerHandle>,
+    tasks: Vec<(SocketAddr, JoinHandle<std::io::Result<()>>)>,
+}
+
+impl Bound {
+    fn bind(address: SocketAddr) -> Result<Self, Error> {
+        let failed = |source| Error::Serve { address, source };
+        let listener = TcpListener::bind(address).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        Ok(Self { listener, address })
+    }
+}
+
+impl Servers {
+    pub(crate) fn bind(config: &Config) -> Result<Self, Error> {
+        Ok(Self {
+            public: Bound::bind(config.listen)?,
+            admin: config.admin.listen.map(Bound::bind).transpose()?,
+        })
+    }
+
+    pub(crate) const fn public(&self) -> SocketAddr {
+        self.public.address
+    }
+
+    pub(crate) const fn admin(&self) -> SocketAddr {
+        match &self.admin {
+            Some(bound) => bound.address,
+            None => self.public.address,
+        }
+    }
+
+    /// Begins to serve.
+    ///
+    /// # Errors
+    /// [`Error::Serve`]
+    pub(crate) fn run(self, edge: &Arc<Edge>, endpoints: &Endpoints) -> Result<Running, Error> {
+        let mut running = Running {
+            handles: vec![],
+            tasks: vec![],
+        };
+        let joined = self.admin.is_none();
+        running.serve(self.public, edge, joined.then_some(endpoints), true)?;
+        if let Some(admin) = self.admin {
+            running.serve(admin, edge, Some(endpoints), false)?;
+        }
+        Ok(running)
+    }
+}
+
+impl Running {
+    /// Serves `/push` if `sockets`, and the rest if there are `endpoints`.
+    fn serve(
+        &mut self,
+        bound: Bound,
+        edge: &Arc<Edge>,
+        endpoints: Option<&Endpoints>,
+        sockets: bool,
+    ) -> Result<(), Error> {
+        let Bound { listener, address } = bound;
+        let (shared, endpoints) = (Data::from(Arc::clone(edge)), endpoints.cloned());
+        let path = edge.config.path.clone();
+        let server = HttpServer::new(move || {
+            App::new().app_data(Data::clone(&shared)).configure(|app| {
+                if sockets {
+                    app.route(&path, web::get().to(gateway::connect));
+                }
+                if let Some(endpoints) = &endpoints {
+                    admin(app, endpoints, &shared);
+                }
+            })
+        })
+        .h1_allow_half_closed(false)
+        .max_connections(edge.config.limits.max_connections.saturating_add(1024))
+        .disable_signals()
+        .shutdown_timeout(STOP_SECONDS);
+        let server = match edge.config.workers {
+            0 => server,
+            workers => server.workers(workers),
+        };
+        let server = server
+            .listen(listener)
+            .map_err(|source| Error::Serve { address, source })?
+            .run();
+        self.handles.push(server.handle());
+        self.tasks.push((address, tokio::spawn(server)));
+        Ok(())
+    }
+
+    /// Waits until a listener breaks. Cancel safe.
+    pub(crate) async fn broken(&mut self) -> Error {
+        let ends = self.tasks.iter_mut().map(|(address, task)| {
+            let address = *address;
+            Box::pin(async move {
+                let source = match task.await {
+                    Ok(Ok(())) => std::io::Error::other("the listener ended"),
+                    Ok(Err(error)) => error,
+                    Err(error) => std::io::Error::other(error),
+                };
+                Error::Serve { address, source }
+            })
+        });
+        futures_util::future::select_all(ends).await.0
+    }
+
+    /// Stops to listen, and waits a little for requests under way.
+    pub(crate) async fn stop(self) {
+        for handle in self.handles {
+            handle.stop(true).await;
+        }
+    }
+}
+
+/// The routes for applications, pushers and operators.
+fn admin(app: &mut ServiceConfig, endpoints: &Endpoints, edge: &Edge) {
+    let limits = &edge.config.limits;
+    endpoints.configure(app);
+    app.service(
+        web::resource("/v1/notifications")
+            .app_data(PayloadConfig::new(limits.max_request_bytes))
+            .route(web::post().to(api::notify)),
+    )
+    .route("/v1/presence", web::get().to(api::presence))
+    .service(
+        web::resource(PUSH_PATH)
+            .app_data(PayloadConfig::new(limits.max_push_bytes))
+            .route(web::post().to(push::receive)),
+    );
+}
