@@ -198,3 +198,6 @@ fn encode(batch: &Batch, source: &Source) -> Vec<u8> {
     // Every length is known and memory is the only sink: serialization cannot fail.
     postcard::to_stdvec(&shared).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

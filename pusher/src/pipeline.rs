@@ -1,40 +1,33 @@
 //! Runs the pusher: THE loop. It turns the world into the dispatcher's inputs and performs its outputs.
 
+mod actions;
 mod partition;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use eventlog::membership::{Life, Membership};
-use eventlog::{
-    Edges, GroupConsumer, GroupEvent, Log, LogError, NewRecord, Producer, Record, TopicPartition,
-};
+use eventlog::{Edges, GroupConsumer, GroupEvent, Log, LogError, Producer, Record, TopicPartition};
 use runtime::clock::Clock;
 use runtime::health::Component;
-use runtime::telemetry::trace;
-use schemas::cloudevents::Envelope;
-use schemas::edges::{EdgeRecord, Expired, ExpiryCause};
-use schemas::{Millis, PushReply};
+use schemas::PushReply;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument as _, debug, info, info_span, warn};
+use tracing::{debug, info, warn};
 
-use crate::dispatcher::{Applied, Batch, Dispatcher, Failure, Input, Output, Ticket};
+use crate::dispatcher::{Applied, Batch, Dispatcher, Failure, Input, Ticket};
 use crate::edge::{EdgeClient, PushError, Source};
 use crate::planner::{LifeId, plan};
 use crate::prepare::{Preparation, Prepared};
 use crate::telemetry::Telemetry;
-use crate::{Config, Deps, Error, dlq};
+use crate::{Config, Deps, Error};
 use partition::Partition;
 
 /// The wait after the log failed, before it is used again.
 const LOG_RETRY: Duration = Duration::from_millis(500);
-/// The most traces that the span of one push is linked to.
-const MAX_LINKS: usize = 32;
 
 /// Runs until `shutdown` or until the log can be used no more.
 pub(crate) async fn run(
@@ -356,126 +349,6 @@ impl Pipeline {
         current.is_some_and(|partition| partition.generation == generation)
     }
 
-    /// Tells the dispatcher and performs what it answers: the one place where the pusher acts.
-    fn input(&mut self, input: Input) {
-        for output in self.dispatcher.handle(Instant::now().into_std(), input) {
-            match output {
-                Output::Send(batch) => self.send(batch),
-                Output::Settled { partition, offset } => self.settled(partition, offset),
-                Output::Bury {
-                    partition,
-                    offset,
-                    life,
-                    attempts,
-                } => {
-                    self.too_large(partition, offset, &life, attempts);
-                }
-                Output::Pause(partition) => self.consumer.pause(&[self.topic_partition(partition)]),
-                Output::Resume(partition) => {
-                    self.consumer.resume(&[self.topic_partition(partition)]);
-                }
-                Output::Probe(life, push_url) => {
-                    let client = Arc::clone(&self.client);
-                    self.tasks
-                        .spawn(async move { Done::Probed(life, client.answers(&push_url).await) });
-                }
-                Output::GiveUp(life) => self.give_up(&life),
-            }
-        }
-    }
-
-    fn send(&mut self, batch: Batch) {
-        let Some(partition) = self.partitions.get(&batch.ticket.partition) else {
-            return;
-        };
-        let source = partition.source.clone();
-        let client = Arc::clone(&self.client);
-        let span = info_span!(
-            "push",
-            otel.kind = "client",
-            edge = %batch.ticket.life,
-            partition = batch.ticket.partition,
-            notifications = batch.items.len(),
-        );
-        let traces = batch
-            .items
-            .iter()
-            .filter_map(|item| item.traceparent.as_deref());
-        for traceparent in traces.take(MAX_LINKS) {
-            trace::link(&span, traceparent);
-        }
-        let push = async move {
-            let start = Instant::now();
-            let answer = client.push(&batch, &source).await;
-            Done::Pushed(batch, start.elapsed(), answer)
-        };
-        self.tasks.spawn(push.instrument(span));
-    }
-
-    fn settled(&mut self, partition: i32, offset: i64) {
-        let state = self.partitions.get_mut(&partition);
-        if let Some(record) = state.and_then(|state| state.records.remove(&offset)) {
-            self.telemetry
-                .settled(self.clock.now().since(record.append_time));
-        }
-    }
-
-    fn too_large(&mut self, partition: i32, offset: i64, life: &LifeId, attempts: u32) {
-        self.telemetry.too_large();
-        let Some(state) = self.partitions.get(&partition) else {
-            return;
-        };
-        let generation = state.generation;
-        if let Some(record) = state.records.get(&offset).cloned() {
-            self.bury(
-                generation,
-                &record,
-                &format!("too large for edge {life}"),
-                attempts,
-            );
-        }
-    }
-
-    fn bury(&mut self, generation: u64, record: &Record, reason: &str, attempts: u32) {
-        let position = record.position.clone();
-        warn!(%position, reason, "cannot be delivered");
-        let dead = dlq::record(
-            &self.log.topics().notifications_dlq,
-            record,
-            reason,
-            attempts,
-        );
-        let producer = self.producer.clone();
-        let health = self.health.dlq.clone();
-        self.tasks.spawn(async move {
-            let failing = |error: &_| health.not_ready(format!("cannot write to the DLQ: {error}"));
-            dlq::bury(producer, dead, failing).await;
-            Done::Buried(position.partition, generation, position.offset)
-        });
-    }
-
-    /// Declares a life ended.
-    fn give_up(&mut self, life: &LifeId) {
-        let last = |members: &Membership| Some(members.life(&life.edge_id, life.epoch)?.last);
-        let Some(after) = self.edges.with(last) else {
-            return;
-        };
-        warn!(edge = %life, "takes no pushes: declaring it ended");
-        let record = unreachable(&self.log, life, after, self.clock.now());
-        let producer = self.producer.clone();
-        self.tasks.spawn(async move {
-            let appended = match producer.append(record) {
-                Ok(append) => append.await,
-                Err(error) => Err(error),
-            };
-            // If it is not in the log, the dispatcher asks for it again.
-            if let Err(error) = appended {
-                warn!(%error, "cannot declare an edge ended");
-            }
-            Done::GaveUp
-        });
-    }
-
     fn topic_partition(&self, partition: i32) -> TopicPartition {
         TopicPartition::new(Arc::clone(&self.log.topics().notifications), partition)
     }
@@ -495,29 +368,4 @@ fn lives(members: &Membership) -> BTreeMap<LifeId, Arc<str>> {
 
 fn join(log: &Log, config: &Config) -> Result<GroupConsumer, LogError> {
     log.group(&config.group, &[Arc::clone(&log.topics().notifications)])
-}
-
-fn unreachable(log: &Log, life: &LifeId, after: i64, now: Millis) -> NewRecord {
-    let expired = EdgeRecord::Expired(Expired {
-        edge_id: life.edge_id.clone(),
-        epoch: life.epoch,
-        after,
-        cause: ExpiryCause::Unreachable,
-    });
-    let envelope = Envelope {
-        id: uuid::Uuid::now_v7(),
-        source: "/sumu/pusher".into(),
-        ty: expired.ce_type(),
-        time: now,
-        subject: None,
-        traceparent: None,
-        sumu: None,
-    };
-    NewRecord {
-        topic: Arc::clone(&log.topics().edges),
-        partition: 0,
-        key: Some(Bytes::from(expired.key())),
-        value: Some(expired.encode()),
-        headers: envelope.headers(),
-    }
 }

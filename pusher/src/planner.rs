@@ -262,3 +262,6 @@ fn recipients<'a>(
     }
     per_edge
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use schemas::push::Target;
+use schemas::push::{PushItem, Target};
 use schemas::{EdgeId, Epoch};
 
 use super::*;
