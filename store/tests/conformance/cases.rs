@@ -1,5 +1,6 @@
 //! The cases that both stores pass.
 
+use std::slice::from_ref;
 use std::time::Duration;
 
 use schemas::presence::Status::{Offline, Online};
@@ -97,12 +98,12 @@ async fn keeps_the_later_record(bench: &Bench) {
     bench.apply(&[put(&user, 1, T + 1)]).await;
     bench.apply(&[put(&user, 1, T)]).await;
     assert_eq!(
-        bench.connections(&[user.clone()]).await,
+        bench.connections(from_ref(&user)).await,
         [row(&user, 1, T + 1)]
     );
     bench.apply(&[put(&user, 1, T + 2)]).await;
     assert_eq!(
-        bench.connections(&[user.clone()]).await,
+        bench.connections(from_ref(&user)).await,
         [row(&user, 1, T + 2)]
     );
 }
@@ -124,7 +125,7 @@ async fn lets_no_older_value_show_through(bench: &Bench) {
         .await;
     bench.apply(&[put(&user, 1, T + 1)]).await;
     assert_eq!(
-        bench.connections(&[user.clone()]).await,
+        bench.connections(from_ref(&user)).await,
         [row(&user, 1, T + 1)]
     );
 }
@@ -136,7 +137,7 @@ async fn deletes_one_connection(bench: &Bench) {
         .await;
     bench.apply(&[delete(&user, 2, T + 1)]).await;
     assert_eq!(
-        bench.connections(&[user.clone()]).await,
+        bench.connections(from_ref(&user)).await,
         [row(&user, 1, T), row(&user, 3, T)]
     );
 }
@@ -162,7 +163,7 @@ async fn opens_again_after_a_delete(bench: &Bench) {
     bench.apply(&[put(&user, 1, T + 1)]).await;
     bench.apply(&[delete(&user, 1, T)]).await;
     assert_eq!(
-        bench.connections(&[user.clone()]).await,
+        bench.connections(from_ref(&user)).await,
         [row(&user, 1, T + 1)]
     );
 }
@@ -176,7 +177,7 @@ async fn forgets_when_the_ttl_ends(bench: &Bench) {
         ])
         .await;
     until_gone(bench, &user, 1).await;
-    assert_eq!(bench.connections(&[user.clone()]).await, [row(&user, 2, T)]);
+    assert_eq!(bench.connections(from_ref(&user)).await, [row(&user, 2, T)]);
 }
 
 async fn does_not_revive_what_expired(bench: &Bench) {
@@ -197,7 +198,7 @@ async fn prolongs_what_is_applied_again(bench: &Bench) {
         .await;
     bench.apply(&[put_for(&user, 1, T, HOUR)]).await;
     until_gone(bench, &witness, 1).await;
-    assert_eq!(bench.connections(&[user.clone()]).await, [row(&user, 1, T)]);
+    assert_eq!(bench.connections(from_ref(&user)).await, [row(&user, 1, T)]);
 }
 
 async fn takes_a_ttl_shorter_than_a_second(bench: &Bench) {
@@ -214,7 +215,7 @@ async fn keeps_the_last_transition(bench: &Bench) {
     let asked = [user.clone(), other, user];
     bench.apply(&[Mutation::Presence(left.clone())]).await;
     bench.apply(&[Mutation::Presence(came)]).await;
-    assert_eq!(bench.presence(&asked).await, [left.clone()]);
+    assert_eq!(bench.presence(&asked).await, from_ref(&left));
     bench.apply(&[Mutation::Presence(back.clone())]).await;
     bench.apply(&[Mutation::Presence(left)]).await;
     assert_eq!(bench.presence(&asked).await, [back]);
@@ -324,7 +325,7 @@ async fn takes_any_user_id(bench: &Bench) {
 async fn until_gone(bench: &Bench, user: &UserId, n: u64) {
     let id = crate::bench::connection(n);
     let there = async || {
-        let rows = bench.connections(std::slice::from_ref(user)).await;
+        let rows = bench.connections(from_ref(user)).await;
         rows.iter().any(|row| row.connection_id == id)
     };
     assert!(there().await, "it was never there");
