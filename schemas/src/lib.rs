@@ -71,6 +71,15 @@ pub enum DecodeError {
         /// What the binary reader found.
         source: postcard::Error,
     },
+    /// The notifications of a push batch do not ascend by offset: an edge would take the later ones
+    /// for repeated and leave them out.
+    #[error("offset {next} follows {offset} in a push batch")]
+    NotAscending {
+        /// An offset.
+        offset: i64,
+        /// The one after it.
+        next: i64,
+    },
     /// The record has no value where it needs one.
     #[error("{0} has no value")]
     Empty(&'static str),

@@ -82,9 +82,17 @@ impl PushBatch {
     /// Reads a batch.
     ///
     /// # Errors
-    /// [`DecodeError::Binary`].
+    /// [`DecodeError::Binary`], or [`DecodeError::NotAscending`].
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        read("push batch", bytes)
+        let batch: Self = read("push batch", bytes)?;
+        let mut pairs = batch.notifications.array_windows();
+        match pairs.find(|[item, next]| next.offset <= item.offset) {
+            None => Ok(batch),
+            Some([item, next]) => Err(DecodeError::NotAscending {
+                offset: item.offset,
+                next: next.offset,
+            }),
+        }
     }
 
     /// The request's body.

@@ -240,18 +240,24 @@ proptest! {
     fn push_batches(
         edge_id in edge(), epoch in any::<i64>(), incarnation in any::<u64>(),
         partition in any::<i32>(), users in vec(user(), 0..4), excluded in vec(user(), 0..2),
-        connections in vec(connection(), 0..3), data in json(), offset in any::<i64>(),
+        connections in vec(connection(), 0..3), data in json(), offsets in prop::collection::btree_set(any::<i64>(), 1..4),
         traceparent in prop::option::of("[0-9a-f-]{55}"),
     ) {
         let target = Target { users, connections, exclude_users: excluded };
         let batch = PushBatch {
             edge_id, epoch: Epoch(epoch), topic: "sumu.notifications".into(), incarnation, partition,
-            notifications: vec![PushItem { offset, target, data: data.into(), traceparent }; 2],
+            notifications: offsets.into_iter().map(|offset| PushItem {
+                offset, target: target.clone(), data: data.clone().into(), traceparent: traceparent.clone(),
+            }).collect(),
         };
         let bytes = batch.encode();
-        prop_assert_eq!(PushBatch::decode(&bytes).expect("a batch"), batch);
+        prop_assert_eq!(PushBatch::decode(&bytes).expect("a batch"), batch.clone());
         prop_assert!(PushBatch::decode(&[&bytes[..], b"\0"].concat()).is_err());
         prop_assert!(PushBatch::decode(&bytes[..bytes.len() - 1]).is_err());
+        let mut doubled = batch;
+        doubled.notifications.extend(doubled.notifications.last().cloned());
+        let refused = PushBatch::decode(&doubled.encode());
+        prop_assert!(matches!(refused, Err(DecodeError::NotAscending { .. })), "{refused:?}");
     }
 
     #[test]
