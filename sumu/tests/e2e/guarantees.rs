@@ -96,13 +96,13 @@ async fn a_notification_to_one_user_contacts_only_that_users_edges() {
     device.tell(Command::Leave).await;
 }
 
-/// How many deliveries an edge was asked for, from its metrics.
+/// How many push batches an edge has answered, from its metrics.
 async fn pushes(cluster: &Cluster, edge: &str) -> u64 {
     let url = format!("http://127.0.0.1:{}/metrics", cluster.admin_port(edge));
     let text = reqwest::get(url).await.unwrap().text().await.unwrap();
     let lines = text
         .lines()
-        .filter(|line| line.starts_with("sumu_ingest_pushed_total"));
+        .filter(|line| line.starts_with("sumu_ingest_push_batches_total"));
     lines
         .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
         .sum()
