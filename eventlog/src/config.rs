@@ -101,10 +101,11 @@ impl Default for Config {
 
 /// Properties that the guarantees rest on, or that have a setting of their own: [`Config::faults`]
 /// names those found among [`Config::properties`].
-const RESERVED: [&str; 19] = [
+const RESERVED: [&str; 20] = [
     "acks",
     "auto.offset.reset",
     "bootstrap.servers",
+    "delivery.timeout.ms",
     "enable.auto.commit",
     "enable.auto.offset.store",
     "enable.idempotence",
@@ -127,15 +128,30 @@ impl Config {
     /// All faults, for people; empty if there are none.
     #[must_use]
     pub fn faults(&self) -> Vec<String> {
-        let ms = Duration::from_millis(1);
-        let mut faults: Vec<String> = [
+        let mut faults: Vec<String> = [self.layout_faults(), self.limit_faults()]
+            .concat()
+            .into_iter()
+            .filter(|(wrong, _)| *wrong)
+            .map(|(_, fault)| fault.to_owned())
+            .collect();
+        faults.extend(
+            RESERVED
+                .iter()
+                .filter(|name| self.properties.0.contains_key(**name))
+                .map(|name| format!("properties: {name} is sumu's own choice and cannot be set")),
+        );
+        faults
+    }
+
+    fn layout_faults(&self) -> Vec<(bool, &'static str)> {
+        vec![
             (
                 self.brokers.trim().is_empty(),
                 "brokers must name at least one host:port",
             ),
             (
                 !topic_characters(&self.prefix),
-                "prefix may hold A-Z a-z 0-9 . _ - only, at most 200",
+                "prefix may hold A-Z a-z 0-9 . _ - only, at most 200 of them",
             ),
             (self.partitions < 1, "partitions must be at least 1"),
             (
@@ -150,6 +166,12 @@ impl Config {
                 !(1024..=512 * 1024 * 1024).contains(&self.max_notification_bytes),
                 "max_notification_bytes must be 1 KiB to 512 MiB",
             ),
+        ]
+    }
+
+    fn limit_faults(&self) -> Vec<(bool, &'static str)> {
+        let ms = Duration::from_millis(1);
+        vec![
             (
                 self.append_timeout < ms,
                 "append_timeout must be at least 1ms",
@@ -197,17 +219,6 @@ impl Config {
                 "prefetch_records must be 1 to 10000000",
             ),
         ]
-        .into_iter()
-        .filter(|(wrong, _)| *wrong)
-        .map(|(_, fault)| fault.to_owned())
-        .collect();
-        faults.extend(
-            RESERVED
-                .iter()
-                .filter(|name| self.properties.0.contains_key(**name))
-                .map(|name| format!("properties: {name} is sumu's own choice and cannot be set")),
-        );
-        faults
     }
 
     /// The part of this that the topics' specifications need.

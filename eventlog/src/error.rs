@@ -134,10 +134,3 @@ pub(crate) fn timed_out(doing: &'static str, within: Duration) -> LogError {
         reason: format!("no answer within {within:?}"),
     }
 }
-
-pub(crate) fn unfinished() -> LogError {
-    LogError::Permanent {
-        doing: "using the log",
-        reason: "unfinished".into(),
-    }
-}

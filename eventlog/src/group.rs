@@ -1,13 +1,37 @@
 //! Consumes as a member of a group; partition moves reach the caller as values, in order with
 //! records.
 
-use crate::{Commit, Committed, LogError, Record, Start, TopicPartition};
+use std::collections::{BTreeMap, VecDeque};
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::consumer::{
+    BaseConsumer, CommitMode, Consumer as _, ConsumerContext, ConsumerGroupMetadata, MessageStream,
+    RebalanceProtocol, StreamConsumer,
+};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::TopicPartitionListElem;
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{ClientContext, Offset, TopicPartitionList};
+use tokio::time::Instant;
+
+use crate::client::{self, Client, Logging};
+use crate::messages::{self, Names};
+use crate::{Commit, Committed, Log, LogError, Record, Start, TopicPartition};
+
+/// How long [`GroupConsumer::start`] waits before it asks again for a partition that librdkafka is
+/// still taking over.
+const TAKEOVER_POLL: Duration = Duration::from_millis(10);
 
 /// What a member of a group sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GroupEvent {
-    /// These partitions are this member's now. Nothing is read of them before
-    /// [`GroupConsumer::start`].
+    /// These partitions are this member's now, beside those it has. Nothing is read of them before
+    /// [`GroupConsumer::start`]. Empty if the member has joined and got nothing.
     Assigned(Vec<TopicPartition>),
     /// These are not this member's any more, given back or lost: drop their state.
     Revoked(Vec<TopicPartition>),
@@ -16,10 +40,66 @@ pub enum GroupEvent {
 }
 
 /// A member of a consumer group: classic protocol, cooperative-sticky, `read_committed`.
+///
+/// A partition is given back as soon as librdkafka says so, within a call of
+/// [`GroupConsumer::next`]; the caller learns of it by the next event. Meanwhile commits for it are
+/// refused: here, or by the coordinator, which knows the generation.
 #[derive(Debug)]
-pub struct GroupConsumer(());
+pub struct GroupConsumer {
+    log: Log,
+    consumer: Arc<Client<Member>>,
+    names: Names,
+    /// An error that came after records which went out first.
+    failed: Option<KafkaError>,
+}
+
+struct Member(StreamConsumer<Moves>);
+
+/// What the rebalance callback and the caller share.
+#[derive(Debug, Default)]
+struct Shared {
+    moves: VecDeque<GroupEvent>,
+    owned: BTreeMap<TopicPartition, Reading>,
+}
+
+/// How far an owned partition is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    /// Not at all yet: what arrives is from before and dropped.
+    NotStarted,
+    /// This offset comes next.
+    At(i64),
+}
+
+/// Takes partitions over and gives them back, and notes both.
+#[derive(Debug)]
+struct Moves {
+    logging: Logging,
+    shared: Mutex<Shared>,
+}
 
 impl GroupConsumer {
+    pub(crate) fn new(log: Log, group: &str, topics: &[Arc<str>]) -> Result<Self, LogError> {
+        let doing = "joining a group";
+        let moves = Moves {
+            logging: Logging,
+            shared: Mutex::default(),
+        };
+        let properties = client::member(log.config(), group);
+        let consumer = StreamConsumer::from_config_and_context(&properties, moves)
+            .map_err(|error| client::log_error(doing, &error))?;
+        let names: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
+        consumer
+            .subscribe(&names)
+            .map_err(|error| client::log_error(doing, &error))?;
+        Ok(Self {
+            log,
+            consumer: Arc::new(Client::new(Member(consumer))),
+            names: Names::default(),
+            failed: None,
+        })
+    }
+
     /// Waits for what comes next. Cancel safe. Call it at least every `max_poll_interval`, or the
     /// partitions go to other members.
     ///
@@ -27,22 +107,118 @@ impl GroupConsumer {
     /// A transient error leaves the member in the group: call again. After any other one, make a
     /// new member; [`LogError::OutOfRange`] then comes back from [`GroupConsumer::start`], where
     /// there is a choice.
-    #[expect(clippy::unused_async, reason = "unfinished")]
     pub async fn next(&mut self) -> Result<GroupEvent, LogError> {
-        Err(crate::error::unfinished())
+        let error = match self.failed.take() {
+            Some(error) => error,
+            None => {
+                let consumer = Arc::clone(&self.consumer);
+                let mut stream = consumer.0.stream();
+                match poll_fn(|cx| self.poll(&mut stream, cx)).await {
+                    Ok(event) => return Ok(event),
+                    Err(error) => error,
+                }
+            }
+        };
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AutoOffsetReset) {
+            return Err(client::log_error("consuming", &error));
+        }
+        // Kept until the answer is there: cancel safe.
+        self.failed = Some(error);
+        let found = self.out_of_range().await;
+        self.failed = None;
+        Err(found)
+    }
+
+    /// Gathers what is there, without a wait: a batch lives within one call, so that nothing is
+    /// lost if the caller stops waiting.
+    fn poll(
+        &mut self,
+        stream: &mut MessageStream<'_, Moves>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<GroupEvent, KafkaError>> {
+        let limits = self.log.config();
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while batch.len() < limits.batch_records && bytes < limits.batch_bytes {
+            // A move comes after the records before it, and before those after it.
+            if !self.shared().moves.is_empty() {
+                break;
+            }
+            match stream.poll_next_unpin(cx) {
+                Poll::Ready(Some(Ok(message))) => {
+                    let record = messages::record(&message, &mut self.names);
+                    if self.read(&record) {
+                        bytes += messages::size(&record);
+                        batch.push(record);
+                    }
+                }
+                Poll::Ready(Some(Err(error))) if batch.is_empty() => {
+                    return Poll::Ready(Err(error));
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    self.failed = Some(error);
+                    break;
+                }
+                Poll::Ready(None) | Poll::Pending => break,
+            }
+        }
+        if !batch.is_empty() {
+            return Poll::Ready(Ok(GroupEvent::Records(batch)));
+        }
+        match self.shared().moves.pop_front() {
+            Some(event) => Poll::Ready(Ok(event)),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Notes that the record was read; false if its partition is not started.
+    fn read(&self, record: &Record) -> bool {
+        match self
+            .shared()
+            .owned
+            .get_mut(&TopicPartition::from(&record.position))
+        {
+            Some(Reading::At(next)) => {
+                *next = record.position.offset + 1;
+                true
+            }
+            Some(Reading::NotStarted) | None => false,
+        }
     }
 
     /// What the group has committed. Waits for transactions that are about to decide it.
     ///
     /// # Errors
     /// [`LogError::Unavailable`] if the group's coordinator does not answer in time.
-    #[expect(clippy::unused_async, reason = "unfinished")]
     pub async fn committed(
         &self,
         partitions: &[TopicPartition],
     ) -> Result<Vec<Committed>, LogError> {
-        let _ = partitions;
-        Err(crate::error::unfinished())
+        let doing = "reading committed offsets";
+        let asked = client::list(partitions.iter().map(|p| (p, Offset::Invalid)))
+            .map_err(|error| client::log_error(doing, &error))?;
+        let (consumer, within) = (
+            Arc::clone(&self.consumer),
+            self.log.config().request_timeout,
+        );
+        client::blocking(doing, move || {
+            let answer = consumer.0.committed_offsets(asked, within)?;
+            answer
+                .elements()
+                .iter()
+                .map(|element| {
+                    element.error()?;
+                    Ok(Committed {
+                        partition: TopicPartition::new(element.topic(), element.partition()),
+                        offset: match element.offset() {
+                            Offset::Offset(offset) => Some(offset),
+                            _ => None,
+                        },
+                        metadata: element.metadata().to_owned(),
+                    })
+                })
+                .collect()
+        })
+        .await
     }
 
     /// Begins to read a partition there, or goes on there if it was being read.
@@ -50,20 +226,65 @@ impl GroupConsumer {
     /// # Errors
     /// [`LogError::OutOfRange`] if the log does not hold that offset (its end is fine);
     /// [`LogError::NotOwner`]; [`LogError::Unavailable`].
-    #[expect(clippy::unused_async, reason = "unfinished")]
     pub async fn start(&self, partition: &TopicPartition, at: Start) -> Result<(), LogError> {
-        let _ = (partition, at);
-        Err(crate::error::unfinished())
+        let offset = self.log.resolve(partition, at).await?;
+        let deadline = Instant::now() + self.log.config().request_timeout;
+        loop {
+            if !self.owns(partition) {
+                return Err(LogError::NotOwner(vec![partition.clone()]));
+            }
+            match self.seek(partition, offset).await {
+                Ok(()) => break,
+                Err(error) if Instant::now() >= deadline => return Err(error),
+                // Just assigned: librdkafka has not set it up yet.
+                Err(_) => tokio::time::sleep(TAKEOVER_POLL).await,
+            }
+        }
+        if let Some(reading) = self.shared().owned.get_mut(partition) {
+            *reading = Reading::At(offset);
+        }
+        self.resume(std::slice::from_ref(partition));
+        Ok(())
+    }
+
+    async fn seek(&self, partition: &TopicPartition, offset: i64) -> Result<(), LogError> {
+        let doing = "seeking";
+        let target = client::list([(partition, Offset::Offset(offset))])
+            .map_err(|error| client::log_error(doing, &error))?;
+        let (consumer, within) = (
+            Arc::clone(&self.consumer),
+            self.log.config().request_timeout,
+        );
+        client::blocking(doing, move || {
+            let sought = consumer.0.seek_partitions(target, within)?;
+            sought
+                .elements()
+                .iter()
+                .try_for_each(TopicPartitionListElem::error)
+        })
+        .await
     }
 
     /// Stops reading these for now; what was fetched ahead of them is fetched again later.
     pub fn pause(&self, partitions: &[TopicPartition]) {
-        let _ = partitions;
+        let owned = partitions.iter().filter(|partition| self.owns(partition));
+        let paused = client::list(owned.map(|p| (p, Offset::Invalid)))
+            .and_then(|list| self.consumer.0.pause(&list));
+        log_failure("pausing", paused);
     }
 
-    /// Goes on where [`GroupConsumer::pause`] stopped. Nothing to do for those not started.
+    /// Goes on where [`GroupConsumer::pause`] stopped. Those not started stay so.
     pub fn resume(&self, partitions: &[TopicPartition]) {
-        let _ = partitions;
+        let shared = self.shared();
+        let started = partitions
+            .iter()
+            .filter(|partition| matches!(shared.owned.get(*partition), Some(Reading::At(_))));
+        let list = client::list(started.map(|p| (p, Offset::Invalid)));
+        drop(shared);
+        log_failure(
+            "resuming",
+            list.and_then(|list| self.consumer.0.resume(&list)),
+        );
     }
 
     /// Commits offsets, without a transaction.
@@ -71,20 +292,180 @@ impl GroupConsumer {
     /// # Errors
     /// [`LogError::NotOwner`] if this member has lost one of them, told so already or not; nothing
     /// is committed then.
-    #[expect(clippy::unused_async, reason = "unfinished")]
     pub async fn commit(&self, commits: Vec<Commit>) -> Result<(), LogError> {
-        drop(commits);
-        Err(crate::error::unfinished())
+        let doing = "committing offsets";
+        self.check_owned(&commits).map_err(LogError::NotOwner)?;
+        let list = commit_list(&commits).map_err(|error| client::log_error(doing, &error))?;
+        let consumer = Arc::clone(&self.consumer);
+        let work = move || Ok(consumer.0.commit(&list, CommitMode::Sync));
+        match client::blocking(doing, work).await? {
+            Ok(()) => Ok(()),
+            Err(error) if client::is_not_owner(&error) => Err(LogError::NotOwner(
+                commits.into_iter().map(|commit| commit.partition).collect(),
+            )),
+            Err(error) => Err(client::log_error(doing, &error)),
+        }
     }
 
     /// Whether the partition is this member's, as far as it knows.
     #[must_use]
     pub fn owns(&self, partition: &TopicPartition) -> bool {
-        let _ = partition;
-        false
+        self.shared().owned.contains_key(partition) && !self.consumer.0.assignment_lost()
     }
 
     /// Leaves the group, so that others take over at once. Dropping does the same, unwaited for.
-    #[expect(clippy::unused_async, reason = "unfinished")]
-    pub async fn close(self) {}
+    pub async fn close(self) {
+        let Self { consumer, .. } = self;
+        let left = client::blocking("leaving a group", move || {
+            if let Some(client) = Arc::into_inner(consumer) {
+                client.drop_here();
+            }
+            Ok(())
+        });
+        if let Err(error) = left.await {
+            tracing::warn!(%error, "left a group unwaited for");
+        }
+    }
+
+    /// The generation that a transaction's offsets are fenced by; `None` before the first join.
+    pub(crate) fn generation(&self) -> Option<ConsumerGroupMetadata> {
+        self.consumer.0.group_metadata()
+    }
+
+    /// Those of the partitions that are not this member's.
+    pub(crate) fn check_owned(&self, commits: &[Commit]) -> Result<(), Vec<TopicPartition>> {
+        let foreign: Vec<_> = commits
+            .iter()
+            .filter(|commit| !self.owns(&commit.partition))
+            .map(|commit| commit.partition.clone())
+            .collect();
+        if foreign.is_empty() {
+            Ok(())
+        } else {
+            Err(foreign)
+        }
+    }
+
+    /// librdkafka does not say whose position is out of range: looks for it.
+    async fn out_of_range(&self) -> LogError {
+        let started: Vec<_> = self
+            .shared()
+            .owned
+            .iter()
+            .filter_map(|(partition, reading)| match reading {
+                Reading::At(next) => Some((partition.clone(), *next)),
+                Reading::NotStarted => None,
+            })
+            .collect();
+        for (partition, next) in started {
+            if let Err(error) = self.log.resolve(&partition, Start::Offset(next)).await {
+                return error;
+            }
+        }
+        LogError::Permanent {
+            doing: "consuming",
+            reason: "the log has lost a position that was being read".into(),
+        }
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.consumer.0.context().shared()
+    }
+}
+
+impl Moves {
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes partitions over, paused. Their offset is a placeholder that needs no look-up: they
+    /// are sought before they are read.
+    fn assign(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        list: &TopicPartitionList,
+    ) -> Result<(), KafkaError> {
+        let mut assigned = list.clone();
+        assigned.set_all_offsets(Offset::Offset(0))?;
+        match consumer.rebalance_protocol() {
+            RebalanceProtocol::Cooperative => consumer.incremental_assign(&assigned)?,
+            RebalanceProtocol::Eager | RebalanceProtocol::None => consumer.assign(&assigned)?,
+        }
+        consumer.pause(&assigned)?;
+        let partitions = client::partitions(list);
+        let mut shared = self.shared();
+        let fresh = partitions.iter().cloned().map(|p| (p, Reading::NotStarted));
+        shared.owned.extend(fresh);
+        shared.moves.push_back(GroupEvent::Assigned(partitions));
+        Ok(())
+    }
+
+    fn revoke(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        list: &TopicPartitionList,
+    ) -> Result<(), KafkaError> {
+        let partitions = client::partitions(list);
+        {
+            let mut shared = self.shared();
+            shared
+                .owned
+                .retain(|partition, _| !partitions.contains(partition));
+            shared.moves.push_back(GroupEvent::Revoked(partitions));
+        }
+        match consumer.rebalance_protocol() {
+            RebalanceProtocol::Cooperative => consumer.incremental_unassign(list),
+            RebalanceProtocol::Eager | RebalanceProtocol::None => consumer.unassign(),
+        }
+    }
+}
+
+impl ClientContext for Moves {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.logging.log(level, facility, message);
+    }
+
+    fn stats_raw(&self, _: &[u8]) {}
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.logging.error(error, reason);
+    }
+}
+
+impl ConsumerContext for Moves {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        what: RDKafkaRespErr,
+        list: &mut TopicPartitionList,
+    ) {
+        let done = match what {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.assign(consumer, list),
+            _ => self.revoke(consumer, list),
+        };
+        log_failure("rebalancing", done);
+    }
+}
+
+impl std::fmt::Debug for Member {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.context().shared.fmt(f)
+    }
+}
+
+/// Offsets and metadata, for librdkafka.
+pub(crate) fn commit_list(commits: &[Commit]) -> Result<TopicPartitionList, KafkaError> {
+    let mut list = TopicPartitionList::with_capacity(commits.len());
+    for commit in commits {
+        let mut element = list.add_partition(&commit.partition.topic, commit.partition.partition);
+        element.set_offset(Offset::Offset(commit.offset))?;
+        element.set_metadata(&commit.metadata);
+    }
+    Ok(list)
+}
+
+fn log_failure(doing: &'static str, done: Result<(), KafkaError>) {
+    if let Err(error) = done {
+        tracing::warn!(%error, doing, "consumer");
+    }
 }

@@ -11,6 +11,7 @@
 //! Readers see committed records only. Nothing of rdkafka shows in this crate's interface.
 //! [`membership`] and [`lease`] are pure: no I/O, no clock.
 
+mod client;
 pub mod config;
 pub mod edges;
 pub mod error;
@@ -18,9 +19,11 @@ pub mod group;
 pub mod lease;
 pub mod log;
 pub mod membership;
+mod messages;
 pub mod producer;
 pub mod reader;
 pub mod record;
+mod topics;
 pub mod transaction;
 
 pub use config::Config;

@@ -1,12 +1,24 @@
 //! Opens the log: the root of every producer, consumer and look-up.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaError;
+use rdkafka::metadata::Metadata;
+use rdkafka::{Offset, TopicPartitionList};
 use schemas::{Millis, Topics, UserId};
+use tokio::time::{Instant, sleep};
 
+use crate::client::{self, Client, Logging};
 use crate::{
-    Config, GroupConsumer, LogError, Producer, Reader, Start, TopicPartition, TransactionalProducer,
+    Config, GroupConsumer, LogError, Producer, Reader, Start, TopicPartition,
+    TransactionalProducer, topics,
 };
+
+/// Between two attempts of a look-up.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// The configured log. Cheap to clone; connects to nothing before it is used.
 #[derive(Clone, Debug)]
@@ -16,7 +28,11 @@ pub struct Log(Arc<Inner>);
 struct Inner {
     config: Config,
     topics: Topics,
+    /// One client for look-ups, made by the first.
+    lookups: Mutex<Option<Arc<Client<Lookups>>>>,
 }
+
+struct Lookups(BaseConsumer<Logging>);
 
 impl Log {
     /// Takes the configuration.
@@ -28,8 +44,11 @@ impl Log {
         if !faults.is_empty() {
             return Err(LogError::Config(faults));
         }
-        let topics = Topics::new(&config.prefix);
-        Ok(Self(Arc::new(Inner { config, topics })))
+        Ok(Self(Arc::new(Inner {
+            topics: Topics::new(&config.prefix),
+            config,
+            lookups: Mutex::default(),
+        })))
     }
 
     /// The names of sumu's own topics.
@@ -60,20 +79,18 @@ impl Log {
     /// Waits up to `startup_timeout` for a log that is not up yet.
     ///
     /// # Errors
-    /// [`LogError::Layout`] if a topic that was there is laid out wrongly; nothing is changed then.
-    #[expect(clippy::unused_async, reason = "unfinished")]
+    /// [`LogError::Layout`] if a topic that was there is laid out wrongly; it is left as it is.
     pub async fn create_topics(&self) -> Result<Vec<Arc<str>>, LogError> {
-        Err(crate::error::unfinished())
+        topics::create(self).await
     }
 
     /// Checks that every topic is there and laid out as it must be. Waits up to `startup_timeout`
     /// for a log that is not up yet.
     ///
     /// # Errors
-    /// [`LogError::Layout`] says for each topic what is wrong and which command mends it.
-    #[expect(clippy::unused_async, reason = "unfinished")]
+    /// [`LogError::Layout`] says for each topic what is wrong and what mends it.
     pub async fn check_topics(&self) -> Result<(), LogError> {
-        Err(crate::error::unfinished())
+        topics::check(self).await
     }
 
     /// A producer: idempotent, acknowledged by all in-sync replicas.
@@ -81,18 +98,19 @@ impl Log {
     /// # Errors
     /// [`LogError::Permanent`] if a property is not accepted.
     pub fn producer(&self) -> Result<Producer, LogError> {
-        Err(crate::error::unfinished())
+        Producer::new(
+            client::producer(self.config()),
+            self.config().append_timeout,
+        )
     }
 
-    /// A transactional producer. `id` must be unique to this life of the process and this use:
-    /// another producer with the same id fences the first.
+    /// A transactional producer. `id` must be unique to this life of the process and this use: a
+    /// new producer with the same id fences the one before it and decides what it left open.
     ///
     /// # Errors
     /// [`LogError::Unavailable`] if the log does not answer within `startup_timeout`.
-    #[expect(clippy::unused_async, reason = "unfinished")]
     pub async fn transactional(&self, id: &str) -> Result<TransactionalProducer, LogError> {
-        let _ = id;
-        Err(crate::error::unfinished())
+        TransactionalProducer::new(self.config(), id).await
     }
 
     /// A member of `group`, subscribed to `topics`. It joins as its `next` is called.
@@ -100,19 +118,22 @@ impl Log {
     /// # Errors
     /// [`LogError::Permanent`] if a property is not accepted.
     pub fn group(&self, group: &str, topics: &[Arc<str>]) -> Result<GroupConsumer, LogError> {
-        let _ = (group, topics);
-        Err(crate::error::unfinished())
+        GroupConsumer::new(self.clone(), group, topics)
     }
 
     /// A reader of chosen partitions. Where each begins is decided before this returns: `End` is
     /// the end of now.
     ///
     /// # Errors
-    /// [`LogError::Unavailable`] if the log does not answer within `request_timeout`.
-    #[expect(clippy::unused_async, reason = "unfinished")]
+    /// [`LogError::OutOfRange`] if the log does not hold an offset asked for;
+    /// [`LogError::Unavailable`] if it does not answer within `request_timeout`.
     pub async fn reader(&self, starts: Vec<(TopicPartition, Start)>) -> Result<Reader, LogError> {
-        drop(starts);
-        Err(crate::error::unfinished())
+        let mut resolved = Vec::with_capacity(starts.len());
+        for (partition, start) in starts {
+            let offset = self.resolve(&partition, start).await?;
+            resolved.push((partition, offset));
+        }
+        Reader::new(self.clone(), resolved)
     }
 
     /// The offset after the newest record that `read_committed` readers may see (the last stable
@@ -120,33 +141,138 @@ impl Log {
     ///
     /// # Errors
     /// [`LogError::Unavailable`] if the log does not answer within `request_timeout`.
-    #[expect(clippy::unused_async, reason = "unfinished")]
     pub async fn end_offset(&self, partition: &TopicPartition) -> Result<i64, LogError> {
-        let _ = partition;
-        Err(crate::error::unfinished())
+        self.offsets(partition).await.map(|(_, end)| end)
     }
 
-    /// The oldest offset that is kept.
+    /// The oldest offset that is kept; where nothing is kept, the end.
     ///
     /// # Errors
     /// As [`Log::end_offset`].
-    #[expect(clippy::unused_async, reason = "unfinished")]
     pub async fn start_offset(&self, partition: &TopicPartition) -> Result<i64, LogError> {
-        let _ = partition;
-        Err(crate::error::unfinished())
+        self.offsets(partition)
+            .await
+            .map(|(beginning, _)| beginning)
     }
 
     /// The offset of the first record appended at or after `moment`; `None` if there is none.
     ///
     /// # Errors
     /// As [`Log::end_offset`].
-    #[expect(clippy::unused_async, reason = "unfinished")]
     pub async fn offset_at(
         &self,
         partition: &TopicPartition,
         moment: Millis,
     ) -> Result<Option<i64>, LogError> {
-        let _ = (partition, moment);
-        Err(crate::error::unfinished())
+        let doing = "looking up an offset by time";
+        let asked = client::list([(partition, Offset::Offset(moment.0.max(0)))])
+            .map_err(|error| client::log_error(doing, &error))?;
+        self.look_up(doing, move |consumer, within| {
+            let found = consumer.offsets_for_times(asked.clone(), within)?;
+            first_offset(&found)
+        })
+        .await
     }
+
+    /// The absolute offset of a start, which is in the log or its end.
+    pub(crate) async fn resolve(
+        &self,
+        partition: &TopicPartition,
+        start: Start,
+    ) -> Result<i64, LogError> {
+        if let Start::Time(moment) = start
+            && let Some(offset) = self.offset_at(partition, moment).await?
+        {
+            return Ok(offset);
+        }
+        let (beginning, end) = self.offsets(partition).await?;
+        match start {
+            Start::Beginning => Ok(beginning),
+            Start::End | Start::Time(_) => Ok(end),
+            Start::Offset(offset) if (beginning..=end).contains(&offset) => Ok(offset),
+            Start::Offset(offset) => Err(LogError::OutOfRange {
+                partition: partition.clone(),
+                offset,
+                beginning,
+                end,
+            }),
+        }
+    }
+
+    /// The first and the next offset of a partition.
+    async fn offsets(&self, partition: &TopicPartition) -> Result<(i64, i64), LogError> {
+        let partition = partition.clone();
+        self.look_up("looking up offsets", move |consumer, within| {
+            consumer.fetch_watermarks(&partition.topic, partition.partition, within)
+        })
+        .await
+    }
+
+    /// What the brokers say of a topic.
+    pub(crate) async fn metadata(&self, topic: Arc<str>) -> Result<Metadata, LogError> {
+        self.look_up("looking up a topic", move |consumer, within| {
+            consumer.fetch_metadata(Some(&topic), within)
+        })
+        .await
+    }
+
+    /// Asks until there is an answer or `request_timeout` is over.
+    async fn look_up<T, W>(&self, doing: &'static str, work: W) -> Result<T, LogError>
+    where
+        T: Send + 'static,
+        W: Fn(&BaseConsumer<Logging>, Duration) -> Result<T, KafkaError> + Send + Sync + 'static,
+    {
+        let work = Arc::new(work);
+        let deadline = Instant::now() + self.config().request_timeout;
+        loop {
+            let (lookups, work) = (self.lookups(doing)?, Arc::clone(&work));
+            let within = deadline.saturating_duration_since(Instant::now());
+            let answer = client::blocking(doing, move || {
+                // Nobody else reads what this client logs.
+                while lookups.0.poll(Duration::ZERO).is_some() {}
+                work(&lookups.0, within)
+            });
+            match answer.await {
+                Err(error) if error.is_transient() && Instant::now() + RETRY_AFTER < deadline => {
+                    sleep(RETRY_AFTER).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    fn lookups(&self, doing: &'static str) -> Result<Arc<Client<Lookups>>, LogError> {
+        let mut lookups = self
+            .0
+            .lookups
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = &*lookups {
+            return Ok(Arc::clone(client));
+        }
+        let properties = client::lookups(self.config());
+        let consumer = BaseConsumer::from_config_and_context(&properties, Logging)
+            .map_err(|error| client::log_error(doing, &error))?;
+        let client = Arc::new(Client::new(Lookups(consumer)));
+        *lookups = Some(Arc::clone(&client));
+        Ok(client)
+    }
+}
+
+impl std::fmt::Debug for Lookups {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Lookups")
+    }
+}
+
+fn first_offset(list: &TopicPartitionList) -> Result<Option<i64>, KafkaError> {
+    let elements = list.elements();
+    let Some(element) = elements.first() else {
+        return Ok(None);
+    };
+    element.error()?;
+    Ok(match element.offset() {
+        Offset::Offset(offset) if offset >= 0 => Some(offset),
+        _ => None,
+    })
 }

@@ -1,27 +1,174 @@
 //! Reads chosen partitions, without a group.
 
-use crate::{LogError, Record, TopicPartition};
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+
+use futures_util::StreamExt as _;
+use rdkafka::Offset;
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::{Consumer as _, ConsumerContext, MessageStream, StreamConsumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+use crate::client::{self, Client, Logging};
+use crate::messages::{self, Names};
+use crate::{Log, LogError, Record, Start, TopicPartition};
 
 /// Reads committed records of chosen partitions.
 #[derive(Debug)]
-pub struct Reader(());
+pub struct Reader {
+    log: Log,
+    consumer: Client<Unjoined>,
+    names: Names,
+    /// The next offset of each partition, as far as records have said.
+    positions: BTreeMap<TopicPartition, i64>,
+    /// What came after records that went out first.
+    pending: Option<KafkaError>,
+}
+
+/// A consumer in no group.
+struct Unjoined(StreamConsumer<Logging>);
+
+impl ConsumerContext for Logging {}
 
 impl Reader {
+    pub(crate) fn new(log: Log, starts: Vec<(TopicPartition, i64)>) -> Result<Self, LogError> {
+        let failed = |error| client::log_error("starting a reader", &error);
+        let properties = client::reader(log.config());
+        let consumer =
+            StreamConsumer::from_config_and_context(&properties, Logging).map_err(failed)?;
+        let list = client::list(
+            starts
+                .iter()
+                .map(|(p, offset)| (p, Offset::Offset(*offset))),
+        );
+        consumer.assign(&list.map_err(failed)?).map_err(failed)?;
+        Ok(Self {
+            log,
+            consumer: Client::new(Unjoined(consumer)),
+            names: Names::default(),
+            positions: starts.into_iter().collect(),
+            pending: None,
+        })
+    }
+
     /// Waits for records: in offset order per partition; none when a partition's end is reached,
     /// so that the caller can look at [`Reader::position`]. Cancel safe.
     ///
     /// # Errors
     /// A transient error leaves the reader where it is: call again. After any other one it is done.
-    #[expect(clippy::unused_async, reason = "unfinished")]
     pub async fn next(&mut self) -> Result<Vec<Record>, LogError> {
-        Err(crate::error::unfinished())
+        let outcome = match self.pending.take() {
+            Some(error) => Err(error),
+            None => {
+                let Self {
+                    log,
+                    consumer,
+                    names,
+                    positions,
+                    pending,
+                } = self;
+                let mut batch = Batch {
+                    limits: (log.config().batch_records, log.config().batch_bytes),
+                    names,
+                    positions,
+                    pending,
+                };
+                let mut stream = consumer.0.stream();
+                poll_fn(|cx| batch.poll(&mut stream, cx)).await
+            }
+        };
+        let error = match outcome {
+            Ok(records) => return Ok(records),
+            Err(KafkaError::PartitionEOF(_)) => return Ok(Vec::new()),
+            Err(error) => error,
+        };
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AutoOffsetReset) {
+            return Err(client::log_error("reading", &error));
+        }
+        // Kept until the answer is there: cancel safe.
+        self.pending = Some(error);
+        let found = self.out_of_range().await;
+        self.pending = None;
+        Err(found)
     }
 
-    /// The next offset to read, past the control records of transactions. 0 for a partition that
-    /// is not read.
+    /// The next offset to read, past the control records of transactions; `None` for a partition
+    /// that is not read.
     #[must_use]
-    pub fn position(&self, partition: &TopicPartition) -> i64 {
-        let _ = partition;
-        0
+    pub fn position(&self, partition: &TopicPartition) -> Option<i64> {
+        let read = *self.positions.get(partition)?;
+        let passed = self.consumer.0.position().ok().and_then(|list| {
+            match list
+                .find_partition(&partition.topic, partition.partition)?
+                .offset()
+            {
+                Offset::Offset(offset) => Some(offset),
+                _ => None,
+            }
+        });
+        Some(passed.map_or(read, |passed| passed.max(read)))
+    }
+
+    /// librdkafka does not say whose position is out of range: looks for it.
+    async fn out_of_range(&self) -> LogError {
+        for (partition, next) in &self.positions {
+            if let Err(error) = self.log.resolve(partition, Start::Offset(*next)).await {
+                return error;
+            }
+        }
+        LogError::Permanent {
+            doing: "reading",
+            reason: "the log has lost a position that was being read".into(),
+        }
+    }
+}
+
+/// A batch in the making; it lives within one poll, so that nothing is lost if the caller stops
+/// waiting.
+struct Batch<'a> {
+    limits: (usize, usize),
+    names: &'a mut Names,
+    positions: &'a mut BTreeMap<TopicPartition, i64>,
+    pending: &'a mut Option<KafkaError>,
+}
+
+impl Batch<'_> {
+    fn poll(
+        &mut self,
+        stream: &mut MessageStream<'_, Logging>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Vec<Record>, KafkaError>> {
+        let (most_records, most_bytes) = self.limits;
+        let (mut records, mut bytes) = (Vec::new(), 0);
+        while records.len() < most_records && bytes < most_bytes {
+            match stream.poll_next_unpin(cx) {
+                Poll::Ready(Some(Ok(message))) => {
+                    let record = messages::record(&message, self.names);
+                    let partition = TopicPartition::from(&record.position);
+                    self.positions.insert(partition, record.position.offset + 1);
+                    bytes += messages::size(&record);
+                    records.push(record);
+                }
+                Poll::Ready(Some(Err(error))) if records.is_empty() => {
+                    return Poll::Ready(Err(error));
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    *self.pending = Some(error);
+                    break;
+                }
+                Poll::Ready(None) | Poll::Pending => break,
+            }
+        }
+        if records.is_empty() {
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(records))
+    }
+}
+
+impl std::fmt::Debug for Unjoined {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Unjoined")
     }
 }

@@ -114,7 +114,7 @@ pub struct Commit {
     pub partition: TopicPartition,
     /// The next offset to read.
     pub offset: i64,
-    /// Text kept beside the offset. No NUL characters.
+    /// Text kept beside the offset.
     pub metadata: String,
 }
 
