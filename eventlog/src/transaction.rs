@@ -1,6 +1,5 @@
 //! Commits a batch's outputs together with its input offsets: all or none.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::TopicPartitionList;
