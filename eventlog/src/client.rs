@@ -15,6 +15,9 @@ use crate::{AppendError, Config, LogError, TopicPartition};
 /// Room in a request for what surrounds the largest record: DLQ headers and the batch's own.
 const HEADROOM_BYTES: i64 = 128 * 1024;
 
+/// Below the largest message that Kafka takes where a topic sets no other.
+const LARGEST_BATCH_BYTES: i64 = 1_000_000;
+
 type Properties = Vec<(&'static str, String)>;
 
 /// The properties of a client that neither produces nor joins a group.
@@ -45,6 +48,8 @@ pub(crate) fn transactional(config: &Config, id: &str) -> ClientConfig {
         ("transactional.id", id.to_owned()),
         ("transaction.timeout.ms", millis(config.transaction_timeout)),
         ("message.timeout.ms", millis(timeout)),
+        // librdkafka wants no request to outlive the transaction.
+        ("socket.timeout.ms", millis(config.transaction_timeout)),
     ]);
     build(config, preferred, required)
 }
@@ -85,7 +90,11 @@ fn producing(config: &Config) -> (Properties, Properties) {
             config.append_queue_kbytes.to_string(),
         ),
     ];
+    // The log measures a topic's largest message by the batch: one that grew past it would be
+    // refused, with every record in it.
+    let batch = config.max_notification_bytes.min(LARGEST_BATCH_BYTES);
     let required = vec![
+        ("batch.size", batch.to_string()),
         ("enable.idempotence", "true".into()),
         ("acks", "all".into()),
         ("message.timeout.ms", millis(config.append_timeout)),
@@ -122,11 +131,10 @@ fn consuming(config: &Config) -> (Properties, Properties) {
 
 /// Later ones win: sumu's choices, the operator's, and those that correctness needs.
 fn build(config: &Config, preferred: Properties, required: Properties) -> ClientConfig {
-    let answer = config.request_timeout.max(config.transaction_timeout);
     let common = vec![
         ("client.id", "sumu".into()),
         ("socket.keepalive.enable", "true".into()),
-        ("socket.timeout.ms", millis(answer)),
+        ("socket.timeout.ms", millis(config.request_timeout)),
         ("reconnect.backoff.ms", "50".into()),
         ("reconnect.backoff.max.ms", "1000".into()),
         ("message.max.bytes", largest_request(config).to_string()),
@@ -176,7 +184,7 @@ impl ClientContext for Logging {
     fn stats_raw(&self, _: &[u8]) {}
 
     fn error(&self, error: KafkaError, reason: &str) {
-        if error.rdkafka_error_code() != Some(Code::PartitionEOF) {
+        if code(&error) != Some(Code::PartitionEOF) {
             tracing::warn!(target: "librdkafka", %error, "{reason}");
         }
     }
@@ -291,10 +299,17 @@ fn classify(code: Code) -> Class {
     }
 }
 
+fn code(error: &KafkaError) -> Option<Code> {
+    match error {
+        KafkaError::AdminOp(code) => Some(*code),
+        error => error.rdkafka_error_code(),
+    }
+}
+
 /// What became of a record that was not acknowledged.
 pub(crate) fn append_error(error: &KafkaError) -> AppendError {
     let reason = error.to_string();
-    match error.rdkafka_error_code().map(classify) {
+    match code(error).map(classify) {
         Some(Class::Full) => AppendError::Full,
         // The record was queued when the producer broke: it may be in the log.
         Some(Class::Permanent) if is_fatal(error) => AppendError::Unknown { reason },
@@ -306,19 +321,19 @@ pub(crate) fn append_error(error: &KafkaError) -> AppendError {
 
 /// Whether the producer is beyond repair.
 pub(crate) fn is_fatal(error: &KafkaError) -> bool {
-    matches!(error.rdkafka_error_code(), Some(Code::Fatal | Code::Fenced))
+    matches!(code(error), Some(Code::Fatal | Code::Fenced))
 }
 
 /// Whether the coordinator has said that the group has moved on without this member.
 pub(crate) fn is_not_owner(error: &KafkaError) -> bool {
-    error.rdkafka_error_code().map(classify) == Some(Class::NotOwner)
+    code(error).map(classify) == Some(Class::NotOwner)
 }
 
 /// What a failed request to the log means: requests other than appends change nothing, or may be
 /// made again.
 pub(crate) fn log_error(doing: &'static str, error: &KafkaError) -> LogError {
     let reason = error.to_string();
-    let class = error.rdkafka_error_code().map(classify);
+    let class = code(error).map(classify);
     match (error, class) {
         (KafkaError::MessageConsumptionFatal(_), _) | (_, Some(Class::Permanent) | None) => {
             LogError::Permanent { doing, reason }

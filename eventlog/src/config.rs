@@ -101,9 +101,10 @@ impl Default for Config {
 
 /// Properties that the guarantees rest on, or that have a setting of their own: [`Config::faults`]
 /// names those found among [`Config::properties`].
-const RESERVED: [&str; 20] = [
+const RESERVED: [&str; 21] = [
     "acks",
     "auto.offset.reset",
+    "batch.size",
     "bootstrap.servers",
     "delivery.timeout.ms",
     "enable.auto.commit",

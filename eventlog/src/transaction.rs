@@ -1,5 +1,6 @@
 //! Commits a batch's outputs together with its input offsets: all or none.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::TopicPartitionList;
@@ -142,10 +143,7 @@ impl TransactionalProducer {
         self.produce(outputs).await?;
         let producer = self.client.producer();
         let (deadline, step) = (Instant::now() + self.step_timeout, self.step_timeout);
-        let (offsets, generation) = (
-            std::sync::Arc::new(offsets),
-            std::sync::Arc::new(generation),
-        );
+        let (offsets, generation) = (Arc::new(offsets), Arc::new(generation));
         self.retry(deadline, || {
             let (producer, offsets) = (producer.clone(), offsets.clone());
             let generation = generation.clone();
