@@ -124,3 +124,68 @@ fn db_is_transient(error: &DbError) -> bool {
             | DbError::Unprepared { .. }
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn database(error: DbError) -> ExecutionError {
+        ExecutionError::LastAttemptError(RequestAttemptError::DbError(error, String::new()))
+    }
+
+    fn pool(last_connection_error: ConnectionError) -> NewSessionError {
+        let broken = ConnectionPoolError::Broken {
+            last_connection_error,
+        };
+        NewSessionError::MetadataError(MetadataError::ConnectionPoolError(broken))
+    }
+
+    fn io(error: io::Error) -> ConnectionError {
+        ConnectionError::IoError(Arc::new(error))
+    }
+
+    #[test]
+    fn what_may_pass_is_tried_again() {
+        for error in [
+            database(DbError::Overloaded),
+            database(DbError::IsBootstrapping),
+            database(DbError::ServerError),
+            ExecutionError::EmptyPlan,
+            ExecutionError::ConnectionPoolError(ConnectionPoolError::Initializing),
+        ] {
+            let error = of_execution("testing", error);
+            assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
+        }
+        let error = of_execution(
+            "testing",
+            ExecutionError::RequestTimeout(Duration::from_secs(1)),
+        );
+        assert!(matches!(error, StoreError::TimedOut { .. }), "{error:?}");
+        for error in [
+            pool(ConnectionError::ConnectTimeout),
+            pool(io(io::ErrorKind::ConnectionRefused.into())),
+            NewSessionError::FailedToResolveAnyHostname(vec!["nowhere".into()]),
+        ] {
+            assert!(of_session("testing", error).is_transient());
+        }
+    }
+
+    #[test]
+    fn what_stays_wrong_is_refused() {
+        for error in [
+            DbError::SyntaxError,
+            DbError::Invalid,
+            DbError::Unauthorized,
+        ] {
+            let error = of_execution("testing", database(error));
+            assert!(matches!(error, StoreError::Refused { .. }), "{error:?}");
+        }
+        let certificate = rustls::Error::InvalidCertificate(rustls::CertificateError::Expired);
+        let error = of_session("testing", pool(io(io::Error::other(certificate))));
+        assert!(matches!(error, StoreError::Refused { .. }), "{error:?}");
+    }
+}

@@ -113,7 +113,11 @@ async fn the_server_goes_and_comes_back() {
     store.apply(&[put(&user, 1, T)]).await.unwrap();
 
     proxy.pause(true);
-    fails_in_time(&store, &user).await;
+    let [first, ..] = fails_in_time(&store, &user).await;
+    assert!(
+        matches!(first, StoreError::TimedOut { limit: LIMIT, .. }),
+        "{first}"
+    );
     proxy.pause(false);
     recovers(&store).await;
 
@@ -130,7 +134,7 @@ async fn the_server_goes_and_comes_back() {
     );
 }
 
-async fn fails_in_time(store: &ScyllaStore, user: &schemas::UserId) {
+async fn fails_in_time(store: &ScyllaStore, user: &schemas::UserId) -> [StoreError; 4] {
     let users = std::slice::from_ref(user);
     let mutations = [put(user, 1, T)];
     let within = LIMIT + SLACK;
@@ -149,9 +153,10 @@ async fn fails_in_time(store: &ScyllaStore, user: &schemas::UserId) {
             .unwrap()
             .unwrap_err(),
     ];
-    for error in errors {
+    for error in &errors {
         assert!(error.is_transient(), "{error}");
     }
+    errors
 }
 
 async fn recovers(store: &ScyllaStore) {
