@@ -12,9 +12,14 @@
 //!
 //! Nothing here reads a clock to decide who is online: time is the log's own.
 
+mod commit;
 mod config;
+mod pipeline;
 pub mod processor;
 mod rebuild;
+pub mod records;
+mod telemetry;
+mod watch;
 
 use std::sync::Arc;
 
@@ -24,7 +29,10 @@ use store::{ConnectionStore, StoreError};
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
+use pipeline::Pipeline;
 pub use rebuild::{Rebuilt, rebuild};
+use telemetry::Telemetry;
+use watch::Watch;
 
 /// What the processor works with.
 #[derive(Clone, Debug)]
@@ -64,8 +72,17 @@ pub enum Error {
 ///
 /// # Errors
 /// [`Error`], when going on cannot help.
-#[expect(clippy::unused_async, reason = "unfinished")]
 pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> Result<(), Error> {
-    drop((config, deps, shutdown));
-    Err(Error::Refused("unfinished".into()))
+    let faults = config.faults();
+    if !faults.is_empty() {
+        return Err(Error::Config(faults));
+    }
+    let telemetry = Telemetry::new();
+    let watch = Watch::new(&config, &deps, telemetry.clone())?;
+    let pipeline = Pipeline::new(config, deps, telemetry, shutdown.clone())?;
+    // The watch ends with the pipeline, however that ends.
+    tokio::select! {
+        ended = pipeline.run() => ended,
+        () = watch.run() => Ok(()),
+    }
 }

@@ -1,10 +1,22 @@
 //! Folds the log into a store: the rows of open connections, and each user's last transition.
 
-use eventlog::Log;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use eventlog::{Log, Record, Start, TopicPartition};
 use runtime::{Clock, Timings};
-use store::ConnectionStore;
+use schemas::presence::Transition;
+use schemas::{PresenceEvent, UserId};
+use store::{ConnectionStore, Mutation};
+use tracing::warn;
 
 use crate::Error;
+use crate::pipeline::decode;
+use crate::processor::{OnlineEvents, Outputs, Partition, Restart, Rules};
+
+/// How far clocks of this machine and the brokers may be apart.
+const CLOCKS_APART: Duration = Duration::from_mins(10);
 
 /// What a rebuild has read and written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -13,21 +25,113 @@ pub struct Rebuilt {
     pub connection_records: u64,
     /// Records of `presence` that were read.
     pub presence_records: u64,
-    /// Connections that are open at the end of the log.
-    pub open: usize,
+    /// Connections and tombstones that were remembered at the end of the log.
+    pub remembered: usize,
 }
 
 /// Brings an empty or damaged store up to the log's end of now. It appends and commits nothing.
 ///
+/// Of `connections` it reads what is younger than three times the connection TTL: an open connection
+/// has had an event within one, which a tombstone within a second one may have outweighed, and that
+/// a marker within a third.
+///
 /// # Errors
 /// [`Error::Log`] or [`Error::Store`]; what was written until then is right, and may be written again.
-#[expect(clippy::unused_async, reason = "unfinished")]
 pub async fn rebuild(
     log: &Log,
     store: &dyn ConnectionStore,
     timings: &Timings,
     clock: Clock,
 ) -> Result<Rebuilt, Error> {
-    let _ = (log, store, timings, clock);
-    Err(Error::Refused("unfinished".into()))
+    let mut rebuilt = Rebuilt::default();
+    let presence = &log.topics().presence;
+    read(log, presence, Start::Beginning, async |records| {
+        rebuilt.presence_records += records.len() as u64;
+        Ok(store.apply(&presence_rows(&records)).await?)
+    })
+    .await?;
+
+    let rules = Rules {
+        connection_ttl: timings.connection_ttl,
+        grace: timings.presence_grace,
+        online: OnlineEvents::First,
+    };
+    let connections = &log.topics().connections;
+    let since = clock.now() - (timings.connection_ttl * 3 + CLOCKS_APART);
+    let mut folds: HashMap<i32, Partition> = HashMap::new();
+    read(log, connections, Start::Time(since), async |records| {
+        rebuilt.connection_records += records.len() as u64;
+        let mut outputs = Outputs::default();
+        for record in &records {
+            let partition = record.position.partition;
+            let fold = folds.entry(partition).or_insert_with(|| {
+                let restart = Restart {
+                    from: record.position.offset,
+                    log_time: record.append_time,
+                };
+                Partition::new(Arc::clone(connections), partition, rules, Some(restart))
+            });
+            let event = decode(record);
+            let offset = record.position.offset;
+            fold.apply(offset, record.append_time, event.as_ref(), &mut outputs);
+        }
+        // What came of users is in `presence`.
+        outputs.events.clear();
+        Ok(store.apply(&outputs.mutations).await?)
+    })
+    .await?;
+    rebuilt.remembered = folds.values().map(Partition::remembered).sum();
+    Ok(rebuilt)
+}
+
+/// Reads every partition of a topic up to the end it has now.
+async fn read(
+    log: &Log,
+    topic: &Arc<str>,
+    start: Start,
+    mut each: impl AsyncFnMut(Vec<Record>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut ends = Vec::new();
+    for partition in 0..log.partitions() {
+        let partition = TopicPartition::new(Arc::clone(topic), partition);
+        ends.push((partition.clone(), log.end_offset(&partition).await?));
+    }
+    let starts = ends.iter().map(|(partition, _)| (partition.clone(), start));
+    let mut reader = log.reader(starts.collect()).await?;
+    let is_behind = |reader: &eventlog::Reader| {
+        let behind = |(partition, end): &(TopicPartition, i64)| {
+            reader.position(partition).is_some_and(|next| next < *end)
+        };
+        ends.iter().any(behind)
+    };
+    while is_behind(&reader) {
+        match reader.next().await {
+            Ok(records) if records.is_empty() => {}
+            Ok(records) => each(records).await?,
+            Err(error) if error.is_transient() => warn!(%error, "reading again"),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Of each user the last row.
+fn presence_rows(records: &[Record]) -> Vec<Mutation> {
+    let mut last: HashMap<UserId, Transition> = HashMap::new();
+    for record in records {
+        let Some(value) = record.value.as_deref() else {
+            continue;
+        };
+        match PresenceEvent::decode(value) {
+            Ok(event) => {
+                last.insert(event.message.user_id.clone(), event.message);
+            }
+            Err(error) => {
+                warn!(position = %record.position, %error, "skipped an unreadable record");
+            }
+        }
+    }
+    (last.values())
+        .map(|transition| Mutation::Presence(transition.into()))
+        .collect()
 }

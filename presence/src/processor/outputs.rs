@@ -1,5 +1,6 @@
 //! Collects what a fold gives out: transitions for the presence topic, writes for the store.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use schemas::presence::Transition;
@@ -25,12 +26,18 @@ impl Outputs {
         self.events.is_empty() && self.mutations.is_empty()
     }
 
-    /// Writes what the store should have: the connections' rows, and of each user the last
-    /// transition.
+    /// Adds what was given out afterwards.
+    pub fn append(&mut self, later: Self) {
+        self.events.extend(later.events);
+        self.mutations.extend(later.mutations);
+    }
+
+    /// Takes out the writes for the store: the connections' rows, and of each user the last
+    /// transition. The events stay.
     #[must_use]
-    pub fn into_mutations(self) -> Vec<Mutation> {
-        let mut mutations = self.mutations;
-        let mut seen = std::collections::HashSet::new();
+    pub fn take_mutations(&mut self) -> Vec<Mutation> {
+        let mut mutations = std::mem::take(&mut self.mutations);
+        let mut seen = HashSet::new();
         for event in self.events.iter().rev() {
             if seen.insert(&event.message.user_id) {
                 mutations.push(Mutation::Presence((&event.message).into()));

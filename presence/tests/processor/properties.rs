@@ -168,7 +168,7 @@ proptest! {
 
     #[test]
     fn batches_change_nothing(records in logs(true), size in 1..20_usize) {
-        let (whole, outputs) = fold(&records);
+        let (whole, mut outputs) = fold(&records);
         let mut batched = partition(rules(), None);
         let mut rows = Vec::new();
         let mut events = Vec::new();
@@ -178,11 +178,11 @@ proptest! {
                 batched.apply(*offset, *at, event.as_ref(), &mut given);
             }
             events.extend(given.events.clone());
-            rows.extend(given.into_mutations());
+            rows.extend(given.take_mutations());
         }
         prop_assert_eq!(&events, &outputs.events);
         prop_assert_eq!(batched.snapshot(), whole.snapshot());
-        prop_assert_eq!(last_rows(&rows), last_rows(&outputs.into_mutations()));
+        prop_assert_eq!(last_rows(&rows), last_rows(&outputs.take_mutations()));
     }
 
     #[test]

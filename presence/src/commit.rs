@@ -1,0 +1,55 @@
+//! Reads and writes the text that stands beside a committed offset: where a fold must begin.
+
+use serde::{Deserialize, Serialize};
+
+use schemas::Millis;
+
+use crate::processor::Restart;
+
+const VERSION: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct Metadata {
+    v: u32,
+    from: i64,
+    log_time: Millis,
+}
+
+/// As `{"v":1,"from":N,"log_time":MS}`.
+pub(crate) fn write(restart: Restart) -> String {
+    let Restart { from, log_time } = restart;
+    format!(
+        r#"{{"v":{VERSION},"from":{from},"log_time":{log_time}}}"#,
+        log_time = log_time.0
+    )
+}
+
+/// `None` if it is not of this version: then only a fold from the beginning is sure.
+pub(crate) fn read(metadata: &str) -> Option<Restart> {
+    let Metadata { v, from, log_time } = serde_json::from_str(metadata).ok()?;
+    (v == VERSION && from >= 0).then_some(Restart { from, log_time })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_read_and_nothing_else() {
+        let restart = Restart {
+            from: 17,
+            log_time: Millis(1_700_000_000_000),
+        };
+        let text = write(restart);
+        assert_eq!(text, r#"{"v":1,"from":17,"log_time":1700000000000}"#);
+        assert_eq!(read(&text), Some(restart));
+        for text in [
+            "",
+            "{}",
+            r#"{"v":2,"from":1,"log_time":1}"#,
+            r#"{"v":1,"from":-1,"log_time":1}"#,
+        ] {
+            assert_eq!(read(text), None, "{text}");
+        }
+    }
+}

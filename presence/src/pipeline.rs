@@ -1,0 +1,344 @@
+//! Runs the loop: records in, what the fold says out, in one transaction per batch.
+//!
+//! ```text
+//!   Assigned ─▶ take over: fold silently from the restart point up to the committed offset
+//!   Records  ─▶ fold ─▶ store.apply ─▶ transaction { presence events, offsets + restart points }
+//!   Revoked  ─▶ drop the state
+//!   interval ─▶ ticks and markers for partitions that want them
+//! ```
+//!
+//! One batch is under way at a time. What it gave out is kept until it is committed; partitions that
+//! move away meanwhile take their share with them.
+
+mod owned;
+mod settle;
+mod takeover;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use eventlog::{
+    GroupConsumer, GroupEvent, LogError, Producer, Record, Start, TopicPartition,
+    TransactionalProducer,
+};
+use runtime::Component;
+use schemas::connections::EdgeExpired;
+use schemas::{ConnectionEvent, Position};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+use uuid::Uuid;
+
+use crate::processor::{Outputs, Partition, Rules};
+use crate::telemetry::{Appended, Telemetry};
+use crate::{Config, Deps, Error, commit, records};
+pub(crate) use owned::decode;
+use owned::{Batch, Owned, Part};
+
+/// How long a failure of the log counts as one. There is no event that says that it is over.
+const TROUBLE_LASTS: Duration = Duration::from_secs(5);
+
+/// The loop and what it holds.
+pub(crate) struct Pipeline {
+    config: Config,
+    deps: Deps,
+    rules: Rules,
+    shutdown: CancellationToken,
+    group: GroupConsumer,
+    /// Of this life alone: a new producer with it fences the one before.
+    transactional_id: String,
+    transactions: Option<TransactionalProducer>,
+    producer: Producer,
+    owned: BTreeMap<TopicPartition, Owned>,
+    /// Assigned, and not taken over yet.
+    arrivals: Vec<TopicPartition>,
+    /// Records that came while a batch was waiting to be tried again.
+    held: VecDeque<Vec<Record>>,
+    /// Has joined the group.
+    joined: bool,
+    /// When and how the log last failed.
+    trouble: Option<(Instant, String)>,
+    health: Component,
+    store_health: Component,
+    telemetry: Telemetry,
+}
+
+impl Pipeline {
+    pub(crate) fn new(
+        config: Config,
+        deps: Deps,
+        telemetry: Telemetry,
+        shutdown: CancellationToken,
+    ) -> Result<Self, Error> {
+        let rules = Rules {
+            connection_ttl: deps.timings.connection_ttl,
+            grace: deps.timings.presence_grace,
+            online: config.online,
+        };
+        let topics = [Arc::clone(&deps.log.topics().connections)];
+        Ok(Self {
+            rules,
+            group: deps.log.group(&config.group, &topics)?,
+            transactional_id: format!("{}-{}", config.group, Uuid::now_v7()),
+            transactions: None,
+            producer: deps.log.producer()?,
+            owned: BTreeMap::new(),
+            arrivals: Vec::new(),
+            held: VecDeque::new(),
+            joined: false,
+            trouble: None,
+            health: deps.health.component("presence"),
+            store_health: deps.health.component("presence.store"),
+            telemetry,
+            config,
+            deps,
+            shutdown,
+        })
+    }
+
+    pub(crate) async fn run(mut self) -> Result<(), Error> {
+        match self.deps.store.ready().await {
+            Ok(()) => self.store_health.ready(),
+            Err(error) => self.store_health.not_ready(error.to_string()),
+        }
+        let shutdown = self.shutdown.clone();
+        let mut edges = self.deps.edges.changed();
+        let mut interval = interval(self.config.tick);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while !shutdown.is_cancelled() {
+            if !self.arrivals.is_empty() {
+                self.take_over().await?;
+                continue;
+            }
+            if let Some(records) = self.held.pop_front() {
+                self.process(records).await?;
+                continue;
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                event = self.group.next() => self.event(event).await?,
+                _ = interval.tick() => self.look_after(),
+                Ok(()) = edges.changed() => self.append_markers(),
+            }
+        }
+        self.group.close().await;
+        Ok(())
+    }
+
+    async fn event(&mut self, event: Result<GroupEvent, LogError>) -> Result<(), Error> {
+        if let Some(records) = self.moved(event)? {
+            self.process(records).await?;
+        }
+        Ok(())
+    }
+
+    /// Notes a move of partitions; hands records back.
+    fn moved(&mut self, event: Result<GroupEvent, LogError>) -> Result<Option<Vec<Record>>, Error> {
+        match event {
+            Ok(GroupEvent::Assigned(partitions)) => {
+                debug!(?partitions, "assigned");
+                self.joined = true;
+                self.arrivals.extend(partitions);
+            }
+            Ok(GroupEvent::Revoked(partitions)) => {
+                debug!(?partitions, "revoked");
+                self.drop_partitions(&partitions);
+            }
+            Ok(GroupEvent::Records(records)) => return Ok(Some(records)),
+            Err(error) if error.is_transient() => {
+                self.health.not_ready(error.to_string());
+                self.trouble = Some((Instant::now(), error.to_string()));
+            }
+            Err(error) => {
+                warn!(%error, "joining the group anew");
+                self.health.not_ready(error.to_string());
+                let topics = [Arc::clone(&self.deps.log.topics().connections)];
+                self.group = self.deps.log.group(&self.config.group, &topics)?;
+                self.joined = false;
+                self.owned.clear();
+                self.arrivals.clear();
+                self.held.clear();
+            }
+        }
+        Ok(None)
+    }
+
+    fn drop_partitions(&mut self, gone: &[TopicPartition]) {
+        self.owned.retain(|partition, _| !gone.contains(partition));
+        self.arrivals.retain(|partition| !gone.contains(partition));
+        for records in &mut self.held {
+            records.retain(|record| !gone.contains(&TopicPartition::from(&record.position)));
+        }
+        self.telemetry.partitions(self.owned.len());
+    }
+
+    /// Brings the partitions that arrived to where they were left; those that fail now come again.
+    async fn take_over(&mut self) -> Result<(), Error> {
+        self.health.not_ready("taking partitions over");
+        match self.try_take_over().await {
+            Ok(()) => Ok(()),
+            // Retention can pass the beginning while it is being looked up.
+            Err(error) if error.is_transient() || matches!(error, LogError::OutOfRange { .. }) => {
+                self.health.not_ready(error.to_string());
+                self.wait(self.config.retry_min, &mut Batch::default())
+                    .await
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn try_take_over(&mut self) -> Result<(), LogError> {
+        let committed = self.group.committed(&self.arrivals).await?;
+        for committed in committed {
+            let partition = &committed.partition;
+            let (restart, takeover) = takeover::plan(&self.deps.log, partition, &committed).await?;
+            match (self.group)
+                .start(partition, Start::Offset(restart.from))
+                .await
+            {
+                Ok(()) => {
+                    let topic = Arc::clone(&partition.topic);
+                    let (number, rules) = (partition.partition, self.rules);
+                    let fold = Partition::new(topic, number, rules, Some(restart));
+                    let owned = Owned::new(fold, takeover, Instant::now());
+                    self.owned.insert(partition.clone(), owned);
+                }
+                // The event that says so is on its way.
+                Err(LogError::NotOwner(_)) => {}
+                Err(error) => return Err(error),
+            }
+            self.arrivals.retain(|arrived| arrived != partition);
+        }
+        self.telemetry.partitions(self.owned.len());
+        Ok(())
+    }
+
+    /// Folds records and settles what they gave out.
+    async fn process(&mut self, records: Vec<Record>) -> Result<(), Error> {
+        let batch = self.fold(&records);
+        self.settle(batch).await
+    }
+
+    fn fold(&mut self, records: &[Record]) -> Batch {
+        let now = Instant::now();
+        let mut given: BTreeMap<TopicPartition, Outputs> = BTreeMap::new();
+        // A consumer hands out runs of one partition.
+        for run in records.chunk_by(|a, b| a.position.partition == b.position.partition) {
+            let partition = TopicPartition::from(&run[0].position);
+            let Some(owned) = self.owned.get_mut(&partition) else {
+                continue;
+            };
+            let mut outputs = Outputs::default();
+            let mut advanced = false;
+            for record in run {
+                advanced |= owned.fold(record, &mut outputs, &self.telemetry, now);
+            }
+            if advanced {
+                given.entry(partition).or_default().append(outputs);
+            }
+        }
+        let parts = given.into_iter().filter_map(|(partition, outputs)| {
+            let fold = &self.owned.get(&partition)?.fold;
+            (self.telemetry).remembered(partition.partition, fold.remembered());
+            Some(Part {
+                offset: fold.next(),
+                metadata: commit::write(fold.restart()),
+                partition,
+                outputs,
+            })
+        });
+        Batch(parts.collect())
+    }
+
+    /// Waits, and serves moves of partitions meanwhile: with no records, so that the batch under way
+    /// stays the only one.
+    async fn wait(&mut self, span: Duration, batch: &mut Batch) -> Result<(), Error> {
+        let owned: Vec<_> = self.owned.keys().cloned().collect();
+        self.group.pause(&owned);
+        let until = Instant::now() + span;
+        loop {
+            let event = tokio::select! {
+                () = sleep_until(until) => break,
+                () = self.shutdown.cancelled() => break,
+                event = self.group.next() => event,
+            };
+            let transient = matches!(&event, Err(error) if error.is_transient());
+            if let Some(records) = self.moved(event)? {
+                self.held.push_back(records);
+            }
+            let owned = &self.owned;
+            batch.0.retain(|part| owned.contains_key(&part.partition));
+            if transient {
+                tokio::time::sleep(self.config.retry_min).await;
+            }
+        }
+        let owned: Vec<_> = self.owned.keys().cloned().collect();
+        self.group.resume(&owned);
+        Ok(())
+    }
+
+    /// What is done every tick: appends that time asks for, and a look at readiness.
+    fn look_after(&mut self) {
+        self.append_markers();
+        self.append_ticks();
+        let recent = |(at, _): &(Instant, String)| at.elapsed() < TROUBLE_LASTS;
+        if let Some((_, reason)) = self.trouble.as_ref().filter(|trouble| recent(trouble)) {
+            self.health.not_ready(reason.as_str());
+            return;
+        }
+        let behind = self.owned.values().filter(|owned| !owned.is_caught_up());
+        match (self.joined, behind.count()) {
+            (false, _) => self.health.not_ready("joining the group"),
+            (true, 0) => self.health.ready(),
+            (true, behind) => {
+                let reason = format!("catching up with {behind} partitions");
+                self.health.not_ready(reason);
+            }
+        }
+    }
+
+    fn append_ticks(&mut self) {
+        let now = Instant::now();
+        for (partition, owned) in &mut self.owned {
+            if !owned.wants_tick(now, self.config.tick) {
+                continue;
+            }
+            let record =
+                records::connections(partition, &ConnectionEvent::Tick, self.deps.clock.now());
+            match self.producer.append(record) {
+                Ok(append) => owned.ticked(append),
+                Err(error) => warn!(%partition, %error, "appending a tick"),
+            }
+            self.telemetry.appended(Appended::Tick);
+        }
+    }
+
+    /// Marks the ends of edges' lives in the partitions that still have connections of theirs.
+    fn append_markers(&mut self) {
+        for (partition, owned) in &mut self.owned {
+            for (edge_id, epoch) in owned.unmarked() {
+                let expiry = (self.deps.edges)
+                    .with(|edges| edges.ended(&edge_id, epoch).map(|ended| ended.expiry));
+                let Some(offset) = expiry else {
+                    continue;
+                };
+                let marker = ConnectionEvent::EdgeExpired(EdgeExpired {
+                    edge_id: edge_id.clone(),
+                    epoch,
+                    expiry: Position {
+                        topic: Arc::clone(&self.deps.log.topics().edges),
+                        partition: 0,
+                        offset,
+                    },
+                });
+                let record = records::connections(partition, &marker, self.deps.clock.now());
+                match self.producer.append(record) {
+                    Ok(append) => owned.marked((edge_id, epoch), append),
+                    Err(error) => warn!(%partition, %error, "appending a marker"),
+                }
+                self.telemetry.appended(Appended::Marker);
+            }
+        }
+    }
+}
