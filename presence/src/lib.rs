@@ -86,3 +86,17 @@ pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> Res
         () = watch.run() => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_can_be_spawned() {
+        fn spawnable<T: Send>(_: impl FnOnce(Config, Deps, CancellationToken) -> T) {}
+        spawnable(run);
+        spawnable(|_, deps: Deps, _| async move {
+            rebuild(&deps.log, &*deps.store, &deps.timings, deps.clock).await
+        });
+    }
+}

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use eventlog::{Log, Record, Start, TopicPartition};
+use eventlog::{Log, Reader, Record, Start, TopicPartition};
 use runtime::{Clock, Timings};
 use schemas::presence::Transition;
 use schemas::{PresenceEvent, UserId};
@@ -45,11 +45,11 @@ pub async fn rebuild(
 ) -> Result<Rebuilt, Error> {
     let mut rebuilt = Rebuilt::default();
     let presence = &log.topics().presence;
-    read(log, presence, Start::Beginning, async |records| {
+    let mut scan = Scan::begin(log, presence, Start::Beginning).await?;
+    while let Some(records) = scan.next().await? {
         rebuilt.presence_records += records.len() as u64;
-        Ok(store.apply(&presence_rows(&records)).await?)
-    })
-    .await?;
+        store.apply(&presence_rows(&records)).await?;
+    }
 
     let rules = Rules {
         connection_ttl: timings.connection_ttl,
@@ -59,7 +59,8 @@ pub async fn rebuild(
     let connections = &log.topics().connections;
     let since = clock.now() - (timings.connection_ttl * 3 + CLOCKS_APART);
     let mut folds: HashMap<i32, Partition> = HashMap::new();
-    read(log, connections, Start::Time(since), async |records| {
+    let mut scan = Scan::begin(log, connections, Start::Time(since)).await?;
+    while let Some(records) = scan.next().await? {
         rebuilt.connection_records += records.len() as u64;
         let mut outputs = Outputs::default();
         for record in &records {
@@ -76,43 +77,49 @@ pub async fn rebuild(
             fold.apply(offset, record.append_time, event.as_ref(), &mut outputs);
         }
         // What came of users is in `presence`.
-        outputs.events.clear();
-        Ok(store.apply(&outputs.mutations).await?)
-    })
-    .await?;
+        store.apply(&outputs.mutations).await?;
+    }
     rebuilt.remembered = folds.values().map(Partition::remembered).sum();
     Ok(rebuilt)
 }
 
-/// Reads every partition of a topic up to the end it has now.
-async fn read(
-    log: &Log,
-    topic: &Arc<str>,
-    start: Start,
-    mut each: impl AsyncFnMut(Vec<Record>) -> Result<(), Error>,
-) -> Result<(), Error> {
-    let mut ends = Vec::new();
-    for partition in 0..log.partitions() {
-        let partition = TopicPartition::new(Arc::clone(topic), partition);
-        ends.push((partition.clone(), log.end_offset(&partition).await?));
-    }
-    let starts = ends.iter().map(|(partition, _)| (partition.clone(), start));
-    let mut reader = log.reader(starts.collect()).await?;
-    let is_behind = |reader: &eventlog::Reader| {
-        let behind = |(partition, end): &(TopicPartition, i64)| {
-            reader.position(partition).is_some_and(|next| next < *end)
-        };
-        ends.iter().any(behind)
-    };
-    while is_behind(&reader) {
-        match reader.next().await {
-            Ok(records) if records.is_empty() => {}
-            Ok(records) => each(records).await?,
-            Err(error) if error.is_transient() => warn!(%error, "reading again"),
-            Err(error) => return Err(error.into()),
+/// Reads every partition of a topic up to the end it had at first.
+struct Scan {
+    reader: Reader,
+    ends: Vec<(TopicPartition, i64)>,
+}
+
+impl Scan {
+    async fn begin(log: &Log, topic: &Arc<str>, start: Start) -> Result<Self, Error> {
+        let mut starts = Vec::new();
+        let mut ends = Vec::new();
+        for partition in 0..log.partitions() {
+            let partition = TopicPartition::new(Arc::clone(topic), partition);
+            ends.push((partition.clone(), log.end_offset(&partition).await?));
+            starts.push((partition, start));
         }
+        let reader = log.reader(starts).await?;
+        Ok(Self { reader, ends })
     }
-    Ok(())
+
+    async fn next(&mut self) -> Result<Option<Vec<Record>>, Error> {
+        while self.is_behind() {
+            match self.reader.next().await {
+                Ok(records) if records.is_empty() => {}
+                Ok(records) => return Ok(Some(records)),
+                Err(error) if error.is_transient() => warn!(%error, "reading again"),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(None)
+    }
+
+    fn is_behind(&self) -> bool {
+        (self.ends.iter()).any(|(partition, end)| {
+            let next = self.reader.position(partition);
+            next.is_some_and(|next| next < *end)
+        })
+    }
 }
 
 /// Of each user the last row.

@@ -142,7 +142,7 @@ mod tests {
             .collect();
         let expected = [
             "ce_specversion=1.0",
-            "ce_id=00000000-002a-8003-87a6-4e61bb90d7c5",
+            "ce_id=00000000-002a-8003-89d8-a583d20eb741",
             "ce_source=/sumu/presence",
             "ce_type=sumu.presence.changed.v1",
             "ce_time=2023-11-14T22:13:20.123Z",

@@ -1,4 +1,5 @@
 //! Writes logs by hand and folds them.
+#![expect(clippy::unwrap_used, reason = "names written by hand")]
 
 use std::sync::Arc;
 use std::time::Duration;
