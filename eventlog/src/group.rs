@@ -17,7 +17,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::client::{self, Client, Logging};
 use crate::messages::{self, Names};
@@ -47,6 +47,7 @@ pub enum GroupEvent {
 #[derive(Debug)]
 pub struct GroupConsumer {
     log: Log,
+    topics: Vec<Arc<str>>,
     consumer: Arc<Client<Member>>,
     names: Names,
     /// An error that came after records which went out first.
@@ -60,6 +61,13 @@ struct Member(StreamConsumer<Moves>);
 struct Shared {
     moves: VecDeque<GroupEvent>,
     owned: BTreeMap<TopicPartition, Reading>,
+    last_poll: Option<Instant>,
+    /// Whether the caller, or the whole process, slept for so long that the group may have gone on
+    /// without this member while librdkafka waited for it to give partitions back. librdkafka then
+    /// joins anew as if those it kept were still its own.
+    overslept: bool,
+    /// Whether to leave the group and join it as new.
+    rejoin: bool,
 }
 
 /// How far an owned partition is read.
@@ -94,6 +102,7 @@ impl GroupConsumer {
             .map_err(|error| client::log_error(doing, &error))?;
         Ok(Self {
             log,
+            topics: topics.to_vec(),
             consumer: Arc::new(Client::new(Member(consumer))),
             names: Names::default(),
             failed: None,
@@ -110,14 +119,10 @@ impl GroupConsumer {
     pub async fn next(&mut self) -> Result<GroupEvent, LogError> {
         let error = match self.failed.take() {
             Some(error) => error,
-            None => {
-                let consumer = Arc::clone(&self.consumer);
-                let mut stream = consumer.0.stream();
-                match poll_fn(|cx| self.poll(&mut stream, cx)).await {
-                    Ok(event) => return Ok(event),
-                    Err(error) => error,
-                }
-            }
+            None => match self.event().await {
+                Ok(event) => return Ok(event),
+                Err(error) => error,
+            },
         };
         if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AutoOffsetReset) {
             return Err(client::log_error("consuming", &error));
@@ -129,6 +134,19 @@ impl GroupConsumer {
         Err(found)
     }
 
+    async fn event(&mut self) -> Result<GroupEvent, KafkaError> {
+        let consumer = Arc::clone(&self.consumer);
+        let mut stream = consumer.0.stream();
+        let awake = self.log.config().session_timeout / 4;
+        loop {
+            // Polled now and then also when nothing comes: else a quiet topic looks like sleep.
+            match timeout(awake, poll_fn(|cx| self.poll(&mut stream, cx))).await {
+                Ok(event) => return event,
+                Err(_) => continue,
+            }
+        }
+    }
+
     /// Gathers what is there, without a wait: a batch lives within one call, so that nothing is
     /// lost if the caller stops waiting.
     fn poll(
@@ -136,6 +154,7 @@ impl GroupConsumer {
         stream: &mut MessageStream<'_, Moves>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<GroupEvent, KafkaError>> {
+        self.rejoin_if_overslept();
         let limits = self.log.config();
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while batch.len() < limits.batch_records && bytes < limits.batch_bytes {
@@ -168,6 +187,22 @@ impl GroupConsumer {
             Some(event) => Poll::Ready(Ok(event)),
             None => Poll::Pending,
         }
+    }
+
+    fn rejoin_if_overslept(&self) {
+        let suspicious = self.log.config().session_timeout / 2;
+        let now = Instant::now();
+        let mut shared = self.shared();
+        let last = shared.last_poll.replace(now);
+        shared.overslept |= last.is_some_and(|last| now - last >= suspicious);
+        if !std::mem::take(&mut shared.rejoin) {
+            return;
+        }
+        // The callback needs the lock.
+        drop(shared);
+        self.consumer.0.unsubscribe();
+        let topics: Vec<&str> = self.topics.iter().map(|topic| &**topic).collect();
+        log_failure("joining anew", self.consumer.0.subscribe(&topics));
     }
 
     /// Notes that the record was read; false if its partition is not started.
@@ -373,6 +408,21 @@ impl GroupConsumer {
     }
 }
 
+impl Shared {
+    fn give_back(&mut self, partitions: &[TopicPartition]) {
+        let kept = self.owned.keys().any(|owned| !partitions.contains(owned));
+        self.rejoin = std::mem::take(&mut self.overslept) && kept;
+        let rejoin = self.rejoin;
+        let gone = self
+            .owned
+            .extract_if(.., |owned, _| rejoin || partitions.contains(owned));
+        let gone: Vec<_> = gone.map(|(partition, _)| partition).collect();
+        if !gone.is_empty() {
+            self.moves.push_back(GroupEvent::Revoked(gone));
+        }
+    }
+}
+
 impl Moves {
     fn shared(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
@@ -396,6 +446,7 @@ impl Moves {
         let mut shared = self.shared();
         let fresh = partitions.iter().cloned().map(|p| (p, Reading::NotStarted));
         shared.owned.extend(fresh);
+        shared.overslept = false;
         shared.moves.push_back(GroupEvent::Assigned(partitions));
         Ok(())
     }
@@ -405,14 +456,7 @@ impl Moves {
         consumer: &BaseConsumer<Self>,
         list: &TopicPartitionList,
     ) -> Result<(), KafkaError> {
-        let partitions = client::partitions(list);
-        {
-            let mut shared = self.shared();
-            shared
-                .owned
-                .retain(|partition, _| !partitions.contains(partition));
-            shared.moves.push_back(GroupEvent::Revoked(partitions));
-        }
+        self.shared().give_back(&client::partitions(list));
         match consumer.rebalance_protocol() {
             RebalanceProtocol::Cooperative => consumer.incremental_unassign(list),
             RebalanceProtocol::Eager | RebalanceProtocol::None => consumer.unassign(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use eventlog::{Edges, NewRecord, TopicPartition};
 use schemas::edges::{EdgeRecord, Expired, ExpiryCause, Heartbeat, Started};
-use schemas::{Envelope, Epoch, Millis};
+use schemas::{EdgeId, Envelope, Epoch, Millis};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +18,7 @@ pub(crate) async fn are_followed_and_read_to_their_end(server: &Server) {
         let appended = producer.append(new_record(&place, &edge)).unwrap().await;
         appended.unwrap().position.offset
     };
-    let edge_id: schemas::EdgeId = "edge-1".parse().unwrap();
+    let edge_id: EdgeId = "edge-1".parse().unwrap();
     let started = EdgeRecord::Started(Started {
         edge_id: edge_id.clone(),
         instance: uuid::Uuid::nil(),
@@ -32,15 +32,7 @@ pub(crate) async fn are_followed_and_read_to_their_end(server: &Server) {
         "read before follow returned"
     );
 
-    let beat = append(EdgeRecord::Heartbeat(Heartbeat {
-        edge_id: edge_id.clone(),
-        epoch: first,
-        push_url: "http://127.0.0.1:1".into(),
-        connections: 7,
-        draining: false,
-        read_through: first.0,
-    }))
-    .await;
+    let beat = append(heartbeat(&edge_id, first, 7)).await;
     assert_eq!(edges.read_to_end().await.unwrap(), beat);
     assert_eq!(
         edges.with(|m| m.life(&edge_id, first).unwrap().connections),
@@ -82,16 +74,19 @@ pub(crate) async fn are_followed_and_read_to_their_end(server: &Server) {
         .await
         .unwrap()
         .unwrap_err();
-    append(EdgeRecord::Heartbeat(Heartbeat {
-        edge_id,
-        epoch: second,
-        push_url: "http://127.0.0.1:1".into(),
-        connections: 0,
-        draining: false,
-        read_through: second.0,
-    }))
-    .await;
+    append(heartbeat(&edge_id, second, 0)).await;
     assert!(!edges.read_to_end().await.unwrap_err().is_transient());
+}
+
+fn heartbeat(edge_id: &EdgeId, epoch: Epoch, connections: u32) -> EdgeRecord {
+    EdgeRecord::Heartbeat(Heartbeat {
+        edge_id: edge_id.clone(),
+        epoch,
+        push_url: "http://127.0.0.1:1".into(),
+        connections,
+        draining: false,
+        read_through: epoch.0,
+    })
 }
 
 fn new_record(place: &TopicPartition, edge: &EdgeRecord) -> NewRecord {
