@@ -24,7 +24,8 @@ pub struct Config {
     pub path: String,
     /// Threads that serve sockets and requests; as many as processors with 0.
     pub workers: usize,
-    /// The listener for applications and operators.
+    /// The listener for applications and operators; the process has one for every role.
+    #[serde(skip)]
     pub admin: Admin,
     /// Base URL at which pushers reach this edge; `http://` and the admin address without one.
     pub push_url: Option<String>,

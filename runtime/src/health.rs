@@ -109,7 +109,10 @@ impl Component {
         match (state, before) {
             (State::Ready, _) => tracing::info!(component, "ready"),
             (State::NotReady(_), None) => {}
-            (State::NotReady(reason), Some(_)) => tracing::warn!(component, reason, "not ready"),
+            (State::NotReady(reason), Some(State::Ready)) => {
+                tracing::warn!(component, reason, "not ready any more");
+            }
+            (State::NotReady(reason), Some(_)) => tracing::info!(component, reason, "not ready"),
             (State::Failed(reason), _) => tracing::error!(component, reason, "failed"),
         }
     }

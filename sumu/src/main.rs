@@ -1,2 +1,128 @@
 //! The one binary.
-fn main() {}
+//!
+//! ```text
+//!   sumu dev ─▶ broker + embedded store + every role, in one process
+//!   sumu ingest | presence | pusher ─▶ one role, on Kafka and a CQL store
+//!   sumu topics | config | token ─▶ preparations      sumu notify | tail ─▶ people at a terminal
+//! ```
+//!
+//! Backends are chosen here and nowhere else.
+
+mod config;
+mod console;
+mod dev;
+mod notify;
+mod roles;
+mod settings;
+mod tail;
+mod token;
+mod topics;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use runtime::config::Faults;
+use runtime::shutdown::ShutdownError;
+
+/// The WebSocket stack you put beside your application, as an event-sourced pipeline over Kafka.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXIT_CODES, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.\n\
+    Settings: defaults, then the file, then variables (SUMU__SECTION__NAME), then flags.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run everything in one process, with an embedded broker: for development.
+    Dev(dev::Args),
+    /// Run an edge: it holds the sockets.
+    Ingest(settings::Args),
+    /// Run a presence processor: it tells who is online.
+    Presence(settings::Args),
+    /// Run a pusher: it carries notifications to the edges.
+    Pusher(settings::Args),
+    /// Create and check the topics, and the tables of the store.
+    Topics(topics::Args),
+    /// Check or print the configuration.
+    Config(config::Args),
+    /// Print a token that an edge with the same secret accepts.
+    Token(token::Args),
+    /// Produce notifications.
+    Notify(notify::Args),
+    /// Print what comes into a topic.
+    Tail(tail::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let result = match &runtime {
+        Ok(runtime) => runtime.block_on(run(cli.command)),
+        Err(error) => Err(anyhow::anyhow!("cannot start threads: {error}")),
+    };
+    let code = match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            console::complain(&error);
+            if error.is::<Faults>() || error.is::<Usage>() {
+                2.into()
+            } else {
+                1.into()
+            }
+        }
+    };
+    if let Ok(runtime) = runtime {
+        // Whatever still runs had its time.
+        runtime.shutdown_background();
+    }
+    code
+}
+
+async fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Dev(args) => Box::pin(dev::run(args)).await,
+        Command::Ingest(args) => Box::pin(roles::ingest(&args)).await,
+        Command::Presence(args) => Box::pin(roles::presence(&args)).await,
+        Command::Pusher(args) => Box::pin(roles::pusher(&args)).await,
+        Command::Topics(args) => topics::run(&args).await,
+        Command::Config(args) => config::run(&args),
+        Command::Token(args) => token::run(&args),
+        Command::Notify(args) => notify::run(args).await,
+        Command::Tail(args) => tail::run(args).await,
+    }
+}
+
+/// The command line asks for something that cannot be done: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
+
+/// What a role of this process failed with.
+type RoleError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The end of a process as one error, with its cause.
+fn ended(error: ShutdownError<RoleError>) -> anyhow::Error {
+    match error {
+        ShutdownError::Task {
+            task,
+            source: Some(source),
+        } => anyhow::Error::from_boxed(source).context(format!("{task} ended")),
+        other => anyhow::anyhow!("{other}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

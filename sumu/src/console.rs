@@ -1,0 +1,48 @@
+//! Writes for people and pipes.
+
+use std::fmt::Display;
+use std::io::{self, Write as _};
+
+/// Writes a line to standard output. `false` when nobody reads it any more.
+pub(crate) fn line(text: impl Display) -> io::Result<bool> {
+    let mut out = io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Writes an error with its causes to standard error.
+pub(crate) fn complain(error: &anyhow::Error) {
+    // Nobody to tell if this fails.
+    drop(writeln!(io::stderr(), "sumu: {error:#}"));
+}
+
+/// Text from outside, on one line and without what a terminal would act on.
+pub(crate) fn plain(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let mut plain = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            plain.extend(c.escape_default());
+        } else {
+            plain.push(c);
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_would_act_on_is_written_out() {
+        assert_eq!(
+            plain("{\"ü\":1}\n\u{1b}[2J".as_bytes()),
+            "{\"ü\":1}\\n\\u{1b}[2J"
+        );
+        assert_eq!(plain(b"\xff"), "\u{fffd}");
+    }
+}

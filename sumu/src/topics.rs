@@ -1,0 +1,51 @@
+//! Creates and checks what the roles need before they start: `sumu topics`.
+
+use anyhow::Context as _;
+use eventlog::Log;
+use store::scylla::ScyllaStore;
+
+use crate::console;
+use crate::settings::{self, Part};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    settings: settings::Args,
+    /// Create nothing: only check the topics.
+    #[arg(long)]
+    check: bool,
+    /// Leave the store alone.
+    #[arg(long)]
+    no_store: bool,
+}
+
+pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
+    let with_store = !args.no_store && !args.check;
+    let parts = if with_store {
+        &[Part::Log, Part::Store][..]
+    } else {
+        &[Part::Log]
+    };
+    let settings = args.settings.load(parts)?;
+    let log = Log::new(settings.log)?;
+    if args.check {
+        log.check_topics().await?;
+    } else {
+        for topic in log.create_topics().await? {
+            console::line(format!("created {topic}"))?;
+        }
+    }
+    console::line("the topics are as they must be")?;
+    if with_store {
+        Box::pin(ScyllaStore::create_schema(&settings.store))
+            .await
+            .context(
+                "the topics are there; the store's tables are not (--no-store leaves them out)",
+            )?;
+        console::line(format!(
+            "the tables are in keyspace {}",
+            settings.store.keyspace
+        ))?;
+    }
+    Ok(())
+}
