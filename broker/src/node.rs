@@ -1,4 +1,5 @@
 //! Holds the parts of a running broker together.
+use std::fs::{File, TryLockError};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,9 @@ use crate::transactions::Transactions;
 /// How often sessions and transactions are looked at for time-outs.
 const TICK: Duration = Duration::from_millis(50);
 
+/// How often a locked data folder is tried, one [`TICK`] apart.
+const LOCK_TRIES: u32 = 60;
+
 /// Everything that answers requests.
 #[derive(Debug)]
 pub(crate) struct Node {
@@ -34,6 +38,8 @@ pub(crate) struct Node {
     pub(crate) transactions: Arc<Transactions>,
     /// Bytes of requests and responses in memory, over all connections.
     pub(crate) memory: Arc<Semaphore>,
+    /// Locked as long as this broker uses the folder.
+    lock: File,
 }
 
 impl Node {
@@ -41,6 +47,7 @@ impl Node {
     pub(crate) async fn open(config: Config, bound: SocketAddr) -> Result<Self, Error> {
         let (host, port) = config.advertise(bound)?;
         let clock = Clock::start();
+        let lock = lock_folder(&config).await?;
         let opened = tokio::task::spawn_blocking({
             let config = config.clone();
             move || open_files(&config)
@@ -72,6 +79,7 @@ impl Node {
             groups,
             transactions,
             memory,
+            lock,
         })
     }
 
@@ -92,6 +100,33 @@ impl Node {
         let flusher = Arc::clone(&self.flusher);
         if let Err(error) = tokio::task::spawn_blocking(move || flusher.close()).await {
             tracing::error!(%error, "cannot flush at shutdown");
+        }
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(%error, "cannot unlock the data folder");
+        }
+    }
+}
+
+/// Makes sure that no other broker uses the folder; waits a little for one that is stopping.
+async fn lock_folder(config: &Config) -> Result<File, Error> {
+    let fault = |doing| {
+        move |source| Error::Storage {
+            doing,
+            path: config.data.clone(),
+            source,
+        }
+    };
+    std::fs::create_dir_all(&config.data).map_err(fault("create"))?;
+    let file = File::create(config.data.join("lock")).map_err(fault("create a lock in"))?;
+    let mut tries = 0;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if tries < LOCK_TRIES => {
+                tries += 1;
+                tokio::time::sleep(TICK).await;
+            }
+            Err(error) => return Err(fault("lock (does another broker use it?)")(error.into())),
         }
     }
 }

@@ -140,6 +140,14 @@ impl Flusher {
     }
 }
 
+impl Drop for Flusher {
+    /// Lets the threads end by themselves.
+    fn drop(&mut self) {
+        self.shared.queue().closed = true;
+        self.shared.wake.notify_all();
+    }
+}
+
 impl Shared {
     fn queue(&self) -> MutexGuard<'_, Queue> {
         lock(&self.queue)

@@ -64,7 +64,9 @@ impl Segment {
         let mut next = base;
         let mut batch = Vec::new();
         scan(&file, 0, end, |position, header| {
-            let mut whole = header.base_offset >= next;
+            // The offset lies outside of the checksum. Gaps are left to compaction, which never
+            // touches the last segment.
+            let mut whole = header.base_offset == next || !repair && header.base_offset > next;
             if whole && (repair || header.is_control()) {
                 batch.resize(header.size, 0);
                 file.read_exact_at(&mut batch, position)?;

@@ -176,3 +176,103 @@ fn includes(token: &str, version: i16) -> bool {
         .zip(bound(to))
         .is_some_and(|(from, to)| (from..=to).contains(&version))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::SUPPORTED;
+    use bytes::{Buf, Bytes};
+    use kafka_protocol::messages::{self, ApiKey};
+    use kafka_protocol::protocol::Decodable;
+    use proptest::prelude::*;
+
+    /// Decodes with the codec and tells how many bytes are left.
+    fn decode(key: ApiKey, version: i16, bytes: &[u8]) -> Option<usize> {
+        fn left<R: Decodable>(version: i16, bytes: &[u8]) -> Option<usize> {
+            let mut bytes = Bytes::copy_from_slice(bytes);
+            R::decode(&mut bytes, version)
+                .ok()
+                .map(|_| bytes.remaining())
+        }
+        macro_rules! by_key {
+            ($($key:ident $request:ident),* $(,)?) => {
+                match key {
+                    $(ApiKey::$key => left::<messages::$request>(version, bytes),)*
+                    _ => panic!("{key:?} is not in this test"),
+                }
+            };
+        }
+        by_key!(
+            Produce ProduceRequest, Fetch FetchRequest, ListOffsets ListOffsetsRequest,
+            Metadata MetadataRequest, OffsetCommit OffsetCommitRequest,
+            OffsetFetch OffsetFetchRequest, FindCoordinator FindCoordinatorRequest,
+            JoinGroup JoinGroupRequest, Heartbeat HeartbeatRequest,
+            LeaveGroup LeaveGroupRequest, SyncGroup SyncGroupRequest,
+            DescribeGroups DescribeGroupsRequest, ListGroups ListGroupsRequest,
+            ApiVersions ApiVersionsRequest, CreateTopics CreateTopicsRequest,
+            DeleteTopics DeleteTopicsRequest, DeleteRecords DeleteRecordsRequest,
+            InitProducerId InitProducerIdRequest,
+            AddPartitionsToTxn AddPartitionsToTxnRequest,
+            AddOffsetsToTxn AddOffsetsToTxnRequest, EndTxn EndTxnRequest,
+            TxnOffsetCommit TxnOffsetCommitRequest,
+            DescribeConfigs DescribeConfigsRequest, AlterConfigs AlterConfigsRequest,
+            CreatePartitions CreatePartitionsRequest, DeleteGroups DeleteGroupsRequest,
+            IncrementalAlterConfigs IncrementalAlterConfigsRequest,
+        )
+    }
+
+    /// The length of a request by its shape alone.
+    fn walked(api: &Supported, version: i16, body: &[u8]) -> Option<usize> {
+        let flexible = version >= api.flexible;
+        let mut walk = Walk {
+            rest: body,
+            version,
+            flexible,
+            elements: 0,
+        };
+        walk.fields(&mut tokens(api.shape), true)?;
+        Some(walk.rest.len())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+
+        /// Small bytes make short lengths, so that many of these are whole requests: whatever the
+        /// walk accepts, the codec must read to the same byte, or refuse for another reason (text
+        /// that is not UTF-8, a null where there must be a value).
+        #[test]
+        fn the_shapes_are_the_codecs(
+            api in 0..SUPPORTED.len(),
+            version in 0_i16..13,
+            body in proptest::collection::vec(prop_oneof![4 => 0_u8..3, 1 => Just(0_u8)], 0..160),
+        ) {
+            let api = &SUPPORTED[api];
+            let version = version.clamp(api.min, api.max);
+            if let Some(rest) = walked(api, version, &body)
+                && let Some(left) = decode(api.key, version, &body)
+            {
+                prop_assert_eq!(rest, left, "{:?} {}", api.key, version);
+            }
+        }
+    }
+
+    /// All zeros are a request without content in every API: the walk must end where the codec
+    /// does, in each version.
+    #[test]
+    fn an_empty_request_is_as_long_as_the_codec_says() {
+        for api in SUPPORTED {
+            for version in api.min..=api.max {
+                // From flexible versions on zero lengths are nulls, which some fields refuse: one
+                // means empty there.
+                for byte in [0, 1] {
+                    let body = [byte; 200];
+                    let Some(left) = decode(api.key, version, &body) else {
+                        continue;
+                    };
+                    let walked = walked(api, version, &body);
+                    assert_eq!(walked, Some(left), "{:?} {version}", api.key);
+                }
+            }
+        }
+    }
+}
