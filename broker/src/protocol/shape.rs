@@ -260,17 +260,20 @@ mod tests {
     /// does, in each version.
     #[test]
     fn an_empty_request_is_as_long_as_the_codec_says() {
-        for api in SUPPORTED {
+        // From flexible versions on a zero length is a null, which some fields refuse; one means
+        // empty there.
+        for (api, body) in SUPPORTED
+            .iter()
+            .flat_map(|api| [(api, [0; 200]), (api, [1; 200])])
+        {
             for version in api.min..=api.max {
-                // From flexible versions on zero lengths are nulls, which some fields refuse: one
-                // means empty there.
-                for byte in [0, 1] {
-                    let body = [byte; 200];
-                    let Some(left) = decode(api.key, version, &body) else {
-                        continue;
-                    };
-                    let walked = walked(api, version, &body);
-                    assert_eq!(walked, Some(left), "{:?} {version}", api.key);
+                if let Some(left) = decode(api.key, version, &body) {
+                    assert_eq!(
+                        walked(api, version, &body),
+                        Some(left),
+                        "{:?} {version}",
+                        api.key
+                    );
                 }
             }
         }

@@ -127,7 +127,12 @@ fn the_first_generation_waits_for_more_members() {
     story.wait(50);
     let (a, b) = (story.joined(a).unwrap(), story.joined(b).unwrap());
     assert_eq!(
-        (a.generation, b.generation, &a.leader[..], &b.leader[..]),
+        (
+            a.generation,
+            b.generation,
+            a.leader.as_str(),
+            b.leader.as_str()
+        ),
         (1, 1, "a", "a")
     );
 }
@@ -283,7 +288,10 @@ fn an_id_that_was_given_out_and_never_used_is_forgotten() {
         .group
         .join(join, LIMITS, story.now, &mut story.replies);
     let promised = story.joined(1).unwrap();
-    assert_eq!((promised.generation, &promised.member_id[..]), (-1, "a"));
+    assert_eq!(
+        (promised.generation, promised.member_id.as_str()),
+        (-1, "a")
+    );
     assert!(!story.group.is_idle());
     story.wait(6001);
     assert!(story.group.is_idle());
