@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::message::Message;
+use rdkafka::topic_partition_list::TopicPartitionListElem;
 
 use crate::support::{PATIENCE, Server, blocking, client, send};
 
@@ -31,7 +32,7 @@ fn partitions(consumer: &BaseConsumer) -> BTreeSet<i32> {
         .unwrap()
         .elements()
         .iter()
-        .map(|it| it.partition())
+        .map(TopicPartitionListElem::partition)
         .collect()
 }
 
