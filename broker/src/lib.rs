@@ -1,6 +1,20 @@
 //! The embedded single-node broker that speaks Kafka's protocol.
 //!
 //! It is made for development and for one small machine; more than that is Apache Kafka's job.
+//!
+//! ```text
+//! client ══TCP══▶ server ──frame──▶ protocol ──request──▶ api ──┬──▶ log            batches in segments
+//!    ▲            limits            shape, codec                ├──▶ groups         members in memory
+//!    │                                                          ├──▶ transactions   who may write, markers
+//!    │                                                          └──▶ topics         partitions, settings
+//!    │                                                                │
+//!    │                         log, meta ◀── every decision that is not a record: offsets, topics,
+//!    │                             │         transactions, producer ids (one journal)
+//!    └────── response ◀── flusher: one fdatasync for all that was written meanwhile
+//! ```
+//!
+//! Nothing is answered, or shown to a reader, before it is durable. The order of writes, and what a
+//! restart makes of a crash between two of them, is written at the top of `meta`.
 mod api;
 mod clock;
 mod config;

@@ -256,26 +256,88 @@ mod tests {
         }
     }
 
-    /// All zeros are a request without content in every API: the walk must end where the codec
-    /// does, in each version.
-    #[test]
-    fn an_empty_request_is_as_long_as_the_codec_says() {
-        // From flexible versions on a zero length is a null, which some fields refuse; one means
-        // empty there.
-        for (api, body) in SUPPORTED
-            .iter()
-            .flat_map(|api| [(api, [0; 200]), (api, [1; 200])])
-        {
-            for version in api.min..=api.max {
-                if let Some(left) = decode(api.key, version, &body) {
-                    assert_eq!(
-                        walked(api, version, &body),
-                        Some(left),
-                        "{:?} {version}",
-                        api.key
-                    );
+    /// Writes a request of this shape: two elements in each array, one byte in each text.
+    fn write(api: &Supported, version: i16, tokens: &mut Tokens, present: bool, out: &mut Vec<u8>) {
+        let flexible = version >= api.flexible;
+        let (count, text): (&[u8], &[u8]) = if flexible {
+            (&[3], &[2, b'a'])
+        } else {
+            (&[0, 0, 0, 2], &[0, 1, b'a'])
+        };
+        let plain = |kind: char, out: &mut Vec<u8>| match kind {
+            's' => out.extend(text),
+            'b' if flexible => out.extend(text),
+            'b' => out.extend([0, 0, 0, 1, b'a']),
+            'u' => out.extend([0; 16]),
+            width => out.extend(vec![0; width.to_digit(10).unwrap() as usize]),
+        };
+        while let Some(token) = tokens.next() {
+            if token.starts_with(']') {
+                break;
+            }
+            if token == "[" {
+                let inner = tokens.clone();
+                if includes(skip(tokens), version) && present {
+                    out.extend(count);
+                    write(api, version, &mut inner.clone(), true, out);
+                    write(api, version, &mut inner.clone(), true, out);
+                }
+            } else if includes(token, version) && present {
+                let mut kinds = token.chars();
+                match kinds.next().unwrap() {
+                    '(' => {
+                        let kind = kinds.next().unwrap();
+                        out.extend(count);
+                        plain(kind, out);
+                        plain(kind, out);
+                    }
+                    kind => plain(kind, out),
                 }
             }
         }
+        if flexible && present {
+            out.push(0);
+        }
+    }
+
+    #[test]
+    fn the_codec_reads_every_shape_to_its_last_byte() {
+        for api in SUPPORTED {
+            for version in api.min..=api.max {
+                let mut body = Vec::new();
+                write(api, version, &mut tokens(api.shape), true, &mut body);
+                assert_eq!(
+                    walked(api, version, &body),
+                    Some(0),
+                    "{:?} {version}",
+                    api.key
+                );
+                assert_eq!(
+                    decode(api.key, version, &body),
+                    Some(0),
+                    "{:?} {version}",
+                    api.key
+                );
+                // And one byte less is not enough for either.
+                if let Some((_, less)) = body.split_last() {
+                    assert!(!fits(api, version, less), "{:?} {version}", api.key);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_elements_of_all_arrays_together_are_limited() {
+        let groups = SUPPORTED
+            .iter()
+            .find(|api| api.key == ApiKey::DescribeGroups)
+            .unwrap();
+        let body = |count: usize| {
+            let names = std::iter::repeat_n([0_u8, 0], count).flatten();
+            let count = u32::try_from(count).unwrap().to_be_bytes();
+            count.into_iter().chain(names).collect::<Vec<u8>>()
+        };
+        assert!(fits(groups, 0, &body(MAX_ELEMENTS)));
+        assert!(!fits(groups, 0, &body(MAX_ELEMENTS + 1)));
     }
 }
