@@ -32,13 +32,12 @@ async fn guarantees_hold_while_each_role_is_killed() {
         Some("presence-1"),
         None,
     ]
-    .iter()
+    .into_iter()
     .enumerate()
     {
-        run.notify_and_talk(step).await;
+        run.notify_and_talk(step, victim).await;
         if let Some(name) = victim {
-            run.cluster.kill(name);
-            run.notify_and_talk(step).await;
+            run.notify_and_talk(step, None).await;
             run.cluster.restart(name).await;
         }
     }
@@ -184,9 +183,13 @@ impl Run {
         .await;
     }
 
-    /// One round of traffic: every kind of target, every route, and garbage in between.
-    async fn notify_and_talk(&mut self, step: usize) {
+    /// One round of traffic: every kind of target, every route, garbage at the end; and a process
+    /// killed in the middle, without a pause.
+    async fn notify_and_talk(&mut self, step: usize, victim: Option<&str>) {
         for i in 0..40 {
+            if let Some(name) = victim.filter(|_| i == 20) {
+                self.cluster.kill(name);
+            }
             let user = format!("user-{}", (step * 31 + i * 7) % USERS);
             let other = format!("user-{}", (step * 17 + i * 3 + 1) % USERS);
             let target = match i % 4 {
