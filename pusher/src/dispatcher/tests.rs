@@ -215,6 +215,7 @@ fn halves_a_batch_that_is_too_large_and_buries_a_notification_that_is() {
     };
     assert_eq!(outputs, [bury]);
     // The other edge took it all; the first goes on only once the DLQ has it.
+    assert_eq!(batches(&bench.plan(&[1], 4..=4)), []);
     bench.input(Input::Replied(sent[1].ticket.clone(), Applied(3)));
     assert_eq!(bench.dispatcher.position(0), Some(0));
     let outputs = bench.input(Input::Buried(0, 0));
@@ -222,7 +223,7 @@ fn halves_a_batch_that_is_too_large_and_buries_a_notification_that_is() {
         partition: 0,
         offset: 0
     }));
-    assert_eq!(offsets(&batches(&outputs)[0]), [1, 2, 3]);
+    assert_eq!(offsets(&batches(&outputs)[0]), [1, 2, 3, 4]);
 }
 
 #[test]
