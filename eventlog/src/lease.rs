@@ -77,3 +77,143 @@ impl LeaseWatch {
         expiries
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use schemas::Millis;
+    use schemas::edges::{EdgeRecord, Heartbeat, Started};
+
+    use super::*;
+
+    const LEASE: Duration = Duration::from_secs(8);
+    const TURN: Duration = Duration::from_secs(2);
+
+    fn origin() -> Instant {
+        tokio::time::Instant::now().into_std()
+    }
+
+    fn edge() -> EdgeId {
+        "edge".parse().unwrap()
+    }
+
+    fn one_life() -> Membership {
+        let mut membership = Membership::default();
+        let started = Started {
+            edge_id: edge(),
+            instance: uuid::Uuid::nil(),
+        };
+        membership.apply(0, Millis(0), &EdgeRecord::Started(started));
+        membership
+    }
+
+    fn beat(membership: &mut Membership) {
+        let beat = Heartbeat {
+            edge_id: edge(),
+            epoch: Epoch(0),
+            push_url: String::new(),
+            connections: 0,
+            draining: false,
+            read_through: membership.read_through(),
+        };
+        let offset = membership.read_through() + 1;
+        membership.apply(offset, Millis(0), &EdgeRecord::Heartbeat(beat));
+    }
+
+    #[test]
+    fn condemns_after_a_lease_of_silence_and_again_after_another() {
+        let mut membership = one_life();
+        beat(&mut membership);
+        let mut watch = LeaseWatch::new(LEASE);
+        let mut now = origin();
+        assert_eq!(watch.caught_up(now, &membership), []);
+        let expired = Expired {
+            edge_id: edge(),
+            epoch: Epoch(0),
+            after: 1,
+            cause: ExpiryCause::Lease,
+        };
+        for round in 1..=12 {
+            now += TURN;
+            let due = if round % 4 == 0 {
+                vec![expired.clone()]
+            } else {
+                vec![]
+            };
+            assert_eq!(watch.caught_up(now, &membership), due, "round {round}");
+        }
+        membership.apply(2, Millis(0), &EdgeRecord::Expired(expired));
+        for _ in 0..12 {
+            now += TURN;
+            assert_eq!(watch.caught_up(now, &membership), [], "answered");
+        }
+    }
+
+    /// A watcher restates an end that compaction would make unclear.
+    #[test]
+    fn restates_what_is_not_evident() {
+        let mut membership = one_life();
+        let expired = |after| Expired {
+            edge_id: edge(),
+            epoch: Epoch(0),
+            after,
+            cause: ExpiryCause::Lease,
+        };
+        membership.apply(1, Millis(0), &EdgeRecord::Expired(expired(0)));
+        beat(&mut membership); // a zombie's, at 2
+        membership.apply(3, Millis(0), &EdgeRecord::Expired(expired(0)));
+        let mut watch = LeaseWatch::new(LEASE);
+        let mut now = origin();
+        let mut all = Vec::new();
+        for _ in 0..=4 {
+            all.extend(watch.caught_up(now, &membership));
+            now += TURN;
+        }
+        assert_eq!(all, [expired(2)]);
+        membership.apply(4, Millis(0), &EdgeRecord::Expired(expired(2)));
+        for _ in 0..=8 {
+            assert_eq!(watch.caught_up(now, &membership), []);
+            now += TURN;
+        }
+    }
+
+    proptest! {
+        /// Whatever the pauses (SIGSTOP, a log that cannot be read), an edge whose heartbeats show
+        /// up by every third call is never condemned.
+        #[test]
+        fn sleep_condemns_nobody(turns in vec((0..100_000_u64, any::<bool>()), 1..200)) {
+            let mut membership = one_life();
+            let mut watch = LeaseWatch::new(LEASE);
+            let (mut now, mut missed) = (origin(), 0);
+            for (pause, beats) in turns {
+                now += Duration::from_millis(pause);
+                if beats || missed == 2 {
+                    beat(&mut membership);
+                    missed = 0;
+                } else {
+                    missed += 1;
+                }
+                prop_assert_eq!(watch.caught_up(now, &membership), []);
+            }
+        }
+
+        /// A silent edge is condemned soon after its lease, by a watcher that is awake.
+        #[test]
+        fn silence_is_noticed(turns in vec(1..2000_u64, 50..60)) {
+            let membership = one_life();
+            let mut watch = LeaseWatch::new(LEASE);
+            let began = origin();
+            let mut now = began;
+            watch.caught_up(now, &membership);
+            for turn in turns {
+                now += Duration::from_millis(turn);
+                let due = now - began >= LEASE;
+                prop_assert_eq!(!watch.caught_up(now, &membership).is_empty(), due);
+                if due {
+                    break;
+                }
+            }
+        }
+    }
+}

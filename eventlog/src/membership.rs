@@ -395,3 +395,395 @@ impl Membership {
         self.forgotten.extend(keys.into_iter().take(room));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use schemas::edges::Started;
+
+    use super::*;
+
+    /// The log, the edges that write it and the watchers that judge them; every one has read as
+    /// far as it has.
+    #[derive(Default)]
+    struct World {
+        log: Vec<EdgeRecord>,
+        edges: Vec<Edge>,
+        watchers: [Membership; 2],
+    }
+
+    struct Edge {
+        name: EdgeId,
+        epoch: Epoch,
+        seen: Membership,
+        running: bool,
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Start(u8),
+        Kill(usize),
+        EdgeReads(usize, usize),
+        Beat(usize),
+        WatcherReads(usize, usize),
+        Expire(usize, usize, ExpiryCause),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let cause = prop_oneof![
+            6 => Just(ExpiryCause::Lease),
+            1 => Just(ExpiryCause::Unreachable),
+        ];
+        prop_oneof![
+            1 => (0..3_u8).prop_map(Step::Start),
+            1 => (0..9_usize).prop_map(Step::Kill),
+            4 => (0..9_usize, 1..6_usize).prop_map(|(e, n)| Step::EdgeReads(e, n)),
+            6 => (0..9_usize).prop_map(Step::Beat),
+            4 => (0..2_usize, 1..9_usize).prop_map(|(w, n)| Step::WatcherReads(w, n)),
+            4 => (0..2_usize, 0..9_usize, cause).prop_map(|(w, n, c)| Step::Expire(w, n, c)),
+        ]
+    }
+
+    fn name(number: u8) -> EdgeId {
+        format!("edge-{number}").parse().unwrap()
+    }
+
+    /// Reads `count` more of the log.
+    fn read(seen: &mut Membership, log: &[EdgeRecord], count: usize) {
+        let next = usize::try_from(seen.read_through() + 1).unwrap();
+        for (offset, record) in log.iter().enumerate().skip(next).take(count) {
+            seen.apply(i64::try_from(offset).unwrap(), Millis(0), record);
+        }
+    }
+
+    impl World {
+        fn append(&mut self, record: EdgeRecord) -> i64 {
+            self.log.push(record);
+            i64::try_from(self.log.len()).unwrap() - 1
+        }
+
+        fn take(&mut self, step: &Step) {
+            let edges = self.edges.len().max(1);
+            match step {
+                Step::Start(number) => {
+                    let edge_id = name(*number);
+                    let instance = uuid::Uuid::nil();
+                    let offset = self.append(EdgeRecord::Started(Started {
+                        edge_id: edge_id.clone(),
+                        instance,
+                    }));
+                    self.edges.push(Edge {
+                        name: edge_id,
+                        epoch: Epoch(offset),
+                        seen: Membership::default(),
+                        running: true,
+                    });
+                }
+                Step::Kill(edge) => {
+                    if let Some(edge) = self.edges.get_mut(edge % edges) {
+                        edge.running = false;
+                    }
+                }
+                Step::EdgeReads(edge, count) => {
+                    if let Some(edge) = self.edges.get_mut(edge % edges) {
+                        edge.read(&self.log, *count);
+                    }
+                }
+                Step::Beat(edge) => self.beat(edge % edges),
+                Step::WatcherReads(watcher, count) => {
+                    read(&mut self.watchers[*watcher], &self.log, *count);
+                }
+                Step::Expire(watcher, which, cause) => {
+                    let mut live: Vec<_> = self.watchers[*watcher].live().collect();
+                    live.sort_by_key(|life| life.epoch);
+                    if let Some(life) = live.get(which % live.len().max(1)) {
+                        let expired = expired(life, *cause);
+                        self.append(EdgeRecord::Expired(expired));
+                    }
+                }
+            }
+        }
+
+        fn beat(&mut self, edge: usize) {
+            let Some(edge) = self.edges.get(edge) else {
+                return;
+            };
+            // It knows its epoch from reading its own start back.
+            if edge.running && edge.seen.read_through() >= edge.epoch.0 {
+                let beat = Heartbeat {
+                    edge_id: edge.name.clone(),
+                    epoch: edge.epoch,
+                    push_url: "http://edge".into(),
+                    connections: 1,
+                    draining: false,
+                    read_through: edge.seen.read_through(),
+                };
+                self.append(EdgeRecord::Heartbeat(beat));
+            }
+        }
+
+        /// Lets everyone read everything and do what follows from it, until nothing more does.
+        fn settle(&mut self) {
+            for _ in 0..3 {
+                for edge in &mut self.edges {
+                    edge.read(&self.log, usize::MAX);
+                }
+                for edge in 0..self.edges.len() {
+                    self.beat(edge);
+                }
+            }
+            let watcher = &mut self.watchers[0];
+            read(watcher, &self.log, usize::MAX);
+            let edges = &self.edges;
+            let running = |life: &&Life| {
+                !edges
+                    .iter()
+                    .any(|edge| edge.running && edge.epoch == life.epoch)
+            };
+            let dead = watcher.live().filter(running);
+            let dead = dead.map(|life| expired(life, ExpiryCause::Lease));
+            let expiries: Vec<_> = dead.chain(watcher.restatements()).collect();
+            self.log
+                .extend(expiries.into_iter().map(EdgeRecord::Expired));
+        }
+    }
+
+    impl Edge {
+        /// Reads, and ends when its life has, or when it is displaced.
+        fn read(&mut self, log: &[EdgeRecord], count: usize) {
+            if self.running {
+                read(&mut self.seen, log, count);
+                let ended = self.seen.ended(&self.name, self.epoch).is_some();
+                let displaced = self.seen.highest_epoch(&self.name) > Some(self.epoch);
+                self.running = !ended && !displaced;
+            }
+        }
+    }
+
+    fn expired(life: &Life, cause: ExpiryCause) -> Expired {
+        Expired {
+            edge_id: life.edge_id.clone(),
+            epoch: life.epoch,
+            after: life.last,
+            cause,
+        }
+    }
+
+    /// The rule as it is written, over the whole log: the offset of the first expiry that counts.
+    fn end_of(log: &[EdgeRecord], edge: &EdgeId, epoch: Epoch) -> Option<i64> {
+        let beat_between = |after: i64, before: usize| {
+            log.iter().enumerate().take(before).any(|(offset, record)| {
+                i64::try_from(offset).unwrap() > after
+                    && matches!(record, EdgeRecord::Heartbeat(b) if b.edge_id == *edge && b.epoch == epoch)
+            })
+        };
+        log.iter()
+            .enumerate()
+            .find_map(|(offset, record)| match record {
+                EdgeRecord::Expired(e) if e.edge_id == *edge && e.epoch == epoch => {
+                    let void = e.cause == ExpiryCause::Lease && beat_between(e.after, offset);
+                    (!void).then(|| i64::try_from(offset).unwrap())
+                }
+                _ => None,
+            })
+    }
+
+    /// What compaction leaves: the last record of each key below `clean`, and all from there on.
+    fn compact(log: &[EdgeRecord], clean: usize) -> Vec<(i64, &EdgeRecord)> {
+        let mut kept = BTreeMap::new();
+        for (offset, record) in log.iter().enumerate() {
+            let offset = i64::try_from(offset).unwrap();
+            let key = if usize::try_from(offset).unwrap() < clean {
+                record.key()
+            } else {
+                offset.to_string()
+            };
+            kept.insert(key, (offset, record));
+        }
+        let mut kept: Vec<_> = kept.into_values().collect();
+        kept.sort_by_key(|(offset, _)| *offset);
+        kept
+    }
+
+    fn lives(world: &World) -> Vec<(EdgeId, Epoch)> {
+        world
+            .edges
+            .iter()
+            .map(|edge| (edge.name.clone(), edge.epoch))
+            .collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(500))]
+
+        /// At every offset, a life has ended just if the rule says so; so no zombie revives it and
+        /// no void expiry ends it.
+        #[test]
+        fn ends_lives_by_the_rule(steps in vec(step(), 1..120)) {
+            let mut world = World::default();
+            for step in &steps {
+                world.take(step);
+            }
+            let mut fold = Membership::default();
+            for through in 1..=world.log.len() {
+                read(&mut fold, &world.log, 1);
+                for (edge, epoch) in lives(&world) {
+                    let begun = epoch.0 < i64::try_from(through).unwrap();
+                    let end = end_of(&world.log[..through], &edge, epoch);
+                    prop_assert_eq!(fold.ended(&edge, epoch).map(|e| e.expiry), end);
+                    prop_assert_eq!(fold.life(&edge, epoch).is_some(), begun && end.is_none());
+                }
+            }
+        }
+
+        /// However much is compacted away, who reads on to where everything has settled knows the
+        /// same lives as live or ended.
+        #[test]
+        fn survives_compaction(steps in vec(step(), 1..120), share in 0.0..=1.0_f64) {
+            let mut world = World::default();
+            for step in &steps {
+                world.take(step);
+            }
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                clippy::cast_precision_loss,
+                reason = "a share of a short log"
+            )]
+            let clean = (world.log.len() as f64 * share) as usize;
+            world.settle();
+
+            let mut whole = Membership::default();
+            read(&mut whole, &world.log, usize::MAX);
+            let mut left = Membership::default();
+            for (offset, record) in compact(&world.log, clean) {
+                left.apply(offset, Millis(0), record);
+            }
+            for (edge, epoch) in lives(&world) {
+                let alive = whole.life(&edge, epoch).is_some();
+                prop_assert_eq!(left.life(&edge, epoch).is_some(), alive, "{} {}", edge, epoch);
+                prop_assert_eq!(left.ended(&edge, epoch).is_some(), !alive, "{} {}", edge, epoch);
+            }
+        }
+    }
+
+    fn started(number: u8) -> EdgeRecord {
+        EdgeRecord::Started(Started {
+            edge_id: name(number),
+            instance: uuid::Uuid::nil(),
+        })
+    }
+
+    fn beat(number: u8, epoch: i64, read_through: i64) -> EdgeRecord {
+        EdgeRecord::Heartbeat(Heartbeat {
+            edge_id: name(number),
+            epoch: Epoch(epoch),
+            push_url: "http://edge".into(),
+            connections: 3,
+            draining: true,
+            read_through,
+        })
+    }
+
+    fn expiry(number: u8, epoch: i64, after: i64, cause: ExpiryCause) -> EdgeRecord {
+        EdgeRecord::Expired(Expired {
+            edge_id: name(number),
+            epoch: Epoch(epoch),
+            after,
+            cause,
+        })
+    }
+
+    #[test]
+    fn keeps_what_heartbeats_say() {
+        let mut fold = Membership::default();
+        assert!(matches!(
+            fold.apply(4, Millis(1), &started(0)),
+            Some(Change::Started { .. })
+        ));
+        assert_eq!(fold.life(&name(0), Epoch(4)).unwrap().push_url, None);
+        fold.apply(9, Millis(2), &started(0));
+        let change = fold.apply(10, Millis(3), &beat(0, 4, 9));
+        assert!(matches!(
+            change,
+            Some(Change::Heartbeat {
+                epoch: Epoch(4),
+                ..
+            })
+        ));
+        let older = fold.life(&name(0), Epoch(4)).unwrap();
+        assert_eq!(older.push_url.as_deref(), Some("http://edge"));
+        assert_eq!(
+            (older.connections, older.draining, older.superseded),
+            (3, true, true)
+        );
+        assert_eq!((older.last, older.last_append_time), (10, Millis(3)));
+        assert!(!fold.life(&name(0), Epoch(9)).unwrap().superseded);
+        assert_eq!(fold.highest_epoch(&name(0)), Some(Epoch(9)));
+        assert_eq!(fold.live().count(), 2);
+    }
+
+    #[test]
+    fn tells_void_expiries_from_valid_ones() {
+        let mut fold = Membership::default();
+        fold.apply(0, Millis(0), &started(0));
+        fold.apply(1, Millis(0), &beat(0, 0, 0));
+        let void = fold.apply(2, Millis(0), &expiry(0, 0, 0, ExpiryCause::Lease));
+        assert!(matches!(void, Some(Change::Void { .. })));
+        let end = fold.apply(3, Millis(0), &expiry(0, 0, 0, ExpiryCause::Unreachable));
+        assert!(matches!(end, Some(Change::Ended { expiry: 3, .. })));
+        assert_eq!(fold.apply(4, Millis(0), &beat(0, 0, 3)), None, "a zombie");
+        assert_eq!(
+            fold.apply(5, Millis(0), &expiry(0, 0, 4, ExpiryCause::Lease)),
+            None
+        );
+        assert_eq!(
+            fold.ended(&name(0), Epoch(0)).unwrap().cause,
+            ExpiryCause::Unreachable
+        );
+    }
+
+    /// Bytes from outside may say anything.
+    #[test]
+    fn ignores_epochs_that_cannot_be() {
+        let mut fold = Membership::default();
+        assert_eq!(fold.apply(5, Millis(0), &beat(0, 6, 0)), None);
+        assert_eq!(
+            fold.apply(6, Millis(0), &expiry(0, i64::MAX, 0, ExpiryCause::Ended)),
+            None
+        );
+        assert_eq!(fold.highest_epoch(&name(0)), None);
+        fold.apply(7, Millis(0), &started(0));
+        assert_eq!(
+            fold.apply(7, Millis(0), &expiry(0, 0, 0, ExpiryCause::Ended)),
+            None,
+            "again"
+        );
+        assert_eq!(fold.read_through(), 7);
+    }
+
+    #[test]
+    fn forgets_lives_that_ended_long_ago() {
+        let mut fold = Membership::new(Duration::from_millis(100));
+        fold.apply(0, Millis(0), &started(0));
+        fold.apply(1, Millis(0), &started(1));
+        fold.apply(2, Millis(10), &expiry(0, 0, 0, ExpiryCause::Lease));
+        fold.apply(3, Millis(110), &beat(1, 1, 2));
+        assert!(fold.ended(&name(0), Epoch(0)).is_some());
+        fold.apply(4, Millis(111), &beat(1, 1, 3));
+        assert!(fold.ended(&name(0), Epoch(0)).is_none());
+        assert_eq!(fold.forgotten(), ["edge-0/0", "edge-0"]);
+        assert_eq!(fold.live().count(), 1);
+        // A zombie of then is no new life; an edge that has read on would be.
+        assert_eq!(fold.apply(5, Millis(112), &beat(0, 0, 1)), None);
+        assert_eq!(fold.live().count(), 1);
+        fold.tombstone(6, Millis(113), "edge-0/0");
+        assert_eq!(fold.forgotten(), ["edge-0"]);
+        // The name comes back.
+        fold.apply(7, Millis(114), &started(0));
+        assert!(fold.life(&name(0), Epoch(7)).is_some());
+    }
+}
