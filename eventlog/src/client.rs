@@ -376,3 +376,98 @@ pub(crate) async fn blocking<T: Send + 'static>(
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn native(client: &ClientConfig, name: &str) -> String {
+        let all = client.create_native_config().unwrap();
+        all.get(name).unwrap().trim_end_matches('\0').to_owned()
+    }
+
+    #[test]
+    fn lets_the_operator_win_but_not_over_correctness() {
+        let mut config = Config::default();
+        for (name, value) in [
+            ("linger.ms", "7"),
+            ("acks", "1"),
+            ("isolation.level", "read_uncommitted"),
+        ] {
+            config.properties.0.insert(name.into(), value.into());
+        }
+        let producer = producer(&config);
+        assert_eq!(native(&producer, "linger.ms"), "7");
+        assert_eq!(native(&producer, "acks"), "-1");
+        assert_eq!(native(&producer, "enable.idempotence"), "true");
+        for client in [member(&config, "g"), reader(&config), lookups(&config)] {
+            assert_eq!(native(&client, "isolation.level"), "read_committed");
+            assert_eq!(native(&client, "bootstrap.servers"), config.brokers);
+        }
+    }
+
+    /// G8: what a consumer fetches ahead is bounded by the configuration.
+    #[test]
+    fn bounds_what_waits() {
+        let config = Config {
+            prefetch_kbytes: 123,
+            prefetch_records: 45,
+            append_queue_records: 67,
+            append_queue_kbytes: 89,
+            max_notification_bytes: 2048,
+            ..Config::default()
+        };
+        for client in [member(&config, "g"), reader(&config)] {
+            assert_eq!(native(&client, "queued.max.messages.kbytes"), "123");
+            assert_eq!(native(&client, "queued.min.messages"), "45");
+        }
+        for client in [producer(&config), transactional(&config, "t")] {
+            assert_eq!(native(&client, "queue.buffering.max.messages"), "67");
+            assert_eq!(native(&client, "queue.buffering.max.kbytes"), "89");
+            assert_eq!(native(&client, "batch.size"), "2048");
+        }
+    }
+
+    #[test]
+    fn calls_nothing_certain_that_is_not() {
+        let answer = |code| append_error(&KafkaError::MessageProduction(code));
+        assert_eq!(answer(Code::QueueFull), AppendError::Full);
+        for code in [
+            Code::MessageSizeTooLarge,
+            Code::InvalidTopic,
+            Code::TopicAuthorizationFailed,
+        ] {
+            assert!(
+                matches!(answer(code), AppendError::Refused { .. }),
+                "{code}"
+            );
+        }
+        for code in [
+            Code::PurgeQueue,
+            Code::NotEnoughReplicas,
+            Code::UnknownTopicOrPartition,
+        ] {
+            assert!(
+                matches!(answer(code), AppendError::Unavailable { .. }),
+                "{code}"
+            );
+        }
+        for code in [
+            Code::MessageTimedOut,
+            Code::PurgeInflight,
+            Code::RequestTimedOut,
+            Code::NotEnoughReplicasAfterAppend,
+            Code::BrokerTransportFailure,
+            Code::Fatal,
+            Code::Unknown,
+        ] {
+            assert!(
+                matches!(answer(code), AppendError::Unknown { .. }),
+                "{code}"
+            );
+        }
+        assert!(log_error("x", &KafkaError::AdminOp(Code::OperationTimedOut)).is_transient());
+        assert!(!log_error("x", &KafkaError::ClientCreation(String::new())).is_transient());
+        assert!(!log_error("x", &KafkaError::MessageConsumptionFatal(Code::Fenced)).is_transient());
+    }
+}

@@ -282,3 +282,72 @@ impl Serialize for Properties {
         serializer.collect_map(self.redacted())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_every_fault_at_once() {
+        assert_eq!(Config::default().faults(), Vec::<String>::new());
+        let mut config = Config {
+            brokers: " ".into(),
+            prefix: "a/b".into(),
+            partitions: 0,
+            min_insync_replicas: 4,
+            session_timeout: Duration::from_secs(3),
+            ..Config::default()
+        };
+        config.properties.0.insert("acks".into(), "1".into());
+        let faults = config.faults();
+        assert_eq!(faults.len(), 6, "{faults:#?}");
+        for part in [
+            "brokers",
+            "prefix",
+            "partitions",
+            "min_insync",
+            "session_timeout",
+            "acks",
+        ] {
+            assert!(
+                faults.iter().any(|fault| fault.contains(part)),
+                "{part}: {faults:#?}"
+            );
+        }
+    }
+
+    #[test]
+    fn shows_no_secret() {
+        let mut config = Config::default();
+        for name in [
+            "sasl.password",
+            "ssl.key.pem",
+            "sasl.oauthbearer.client.secret",
+        ] {
+            config.properties.0.insert(name.into(), "hush".into());
+        }
+        config
+            .properties
+            .0
+            .insert("sasl.username".into(), "sumu".into());
+        for shown in [
+            format!("{config:?}"),
+            serde_json::to_string(&config).unwrap(),
+        ] {
+            assert!(!shown.contains("hush"), "{shown}");
+            assert!(
+                shown.contains("sasl.password") && shown.contains("sumu"),
+                "{shown}"
+            );
+        }
+    }
+
+    #[test]
+    fn reads_back_what_it_writes() {
+        let config = Config::default();
+        let text = serde_json::to_string(&config).unwrap();
+        assert!(text.contains("\"append_timeout\":\"5s\""), "{text}");
+        assert_eq!(serde_json::from_str::<Config>(&text).unwrap(), config);
+        assert!(serde_json::from_str::<Config>("{\"borkers\": \"x\"}").is_err());
+    }
+}
