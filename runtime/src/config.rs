@@ -65,6 +65,8 @@ pub struct Layers {
     /// Variables that look like something other than text, in case text is wanted.
     texts: BTreeMap<Vec<String>, String>,
     faults: Vec<Fault>,
+    /// The keys that could not be read: their defaults stand in for them, and are not judged.
+    unread: Vec<String>,
 }
 
 impl Layers {
@@ -156,7 +158,8 @@ impl Layers {
         faults: impl FnOnce(&T) -> Vec<String>,
     ) -> Result<T, Faults> {
         let settings = self.read::<T>();
-        let told = settings.as_ref().map(faults).unwrap_or_default();
+        let mut told = settings.as_ref().map(faults).unwrap_or_default();
+        told.retain(|problem| !self.unread.iter().any(|key| problem.starts_with(key)));
         let mut faults = self.faults;
         faults.extend(told.into_iter().map(|problem| Fault {
             source: None,
@@ -191,6 +194,7 @@ impl Layers {
                 source: source.map(|metadata| metadata.name.to_string()),
                 problem: describe(&error),
             });
+            self.unread.push(error.path.join("."));
             if !remove(&mut tree, &error.path) {
                 return None;
             }

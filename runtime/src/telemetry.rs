@@ -49,6 +49,9 @@ pub struct Config {
     pub trace_ratio: f64,
 }
 
+/// Calm: what libraries say on the way is left out, but for their errors.
+const DEFAULT_LOG: &str = "info,librdkafka=error,actix_server=warn,opentelemetry=warn";
+
 /// The form of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -65,7 +68,7 @@ pub enum Format {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            log: "info".into(),
+            log: DEFAULT_LOG.into(),
             format: Format::default(),
             otlp_endpoint: None,
             otlp_authorization: None,

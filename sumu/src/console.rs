@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::io::{self, Write as _};
+use std::time::Duration;
 
 /// Writes a line to standard output. `false` when nobody reads it any more.
 pub(crate) fn line(text: impl Display) -> io::Result<bool> {
@@ -17,6 +18,18 @@ pub(crate) fn line(text: impl Display) -> io::Result<bool> {
 pub(crate) fn complain(error: &anyhow::Error) {
     // Nobody to tell if this fails.
     drop(writeln!(io::stderr(), "sumu: {error:#}"));
+}
+
+/// Says on standard error what is waited for, if it takes more than a moment.
+pub(crate) async fn while_waiting<T>(name: &str, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    tokio::select! {
+        done = &mut work => return done,
+        () = tokio::time::sleep(Duration::from_secs(2)) => {}
+    }
+    // Nobody to tell if this fails.
+    drop(writeln!(io::stderr(), "sumu: waiting for {name}"));
+    work.await
 }
 
 /// Text from outside, on one line and without what a terminal would act on.

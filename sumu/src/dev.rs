@@ -22,7 +22,7 @@ use store::embedded::EmbeddedStore;
 use tokio_util::sync::CancellationToken;
 
 use crate::roles::{self, boxed};
-use crate::settings::{self, Part, Settings};
+use crate::settings::{self, Part, Settings, reachable};
 use crate::{RoleError, Usage, ended};
 use folder::Folder;
 use welcome::Welcome;
@@ -55,7 +55,7 @@ min_insync_replicas = 1
 [timings]
 lease = "6s"
 [telemetry]
-log = "warn"
+log = "warn,librdkafka=error,broker::server=error"
 format = "text"
 "#;
 
@@ -197,13 +197,4 @@ fn start_roles(
         boxed(pusher::run(pusher, pusher_deps, stop))
     });
     Ok((stages, address))
-}
-
-/// The address by which this machine reaches a listener.
-fn reachable(listener: SocketAddr) -> SocketAddr {
-    let mut address = listener;
-    if listener.ip().is_unspecified() {
-        address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
-    }
-    address
 }

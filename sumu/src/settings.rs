@@ -214,8 +214,21 @@ impl Settings {
     pub(crate) fn joined_ingest(&self) -> ingest::Config {
         let mut config = self.ingest();
         config.admin.listen = None;
+        if config.listen.ip().is_unspecified() && config.push_url.is_none() {
+            // The pusher is in this process.
+            config.push_url = Some(format!("http://{}", reachable(config.listen)));
+        }
         config
     }
+}
+
+/// The address by which this machine reaches a listener.
+pub(crate) fn reachable(listener: SocketAddr) -> SocketAddr {
+    let mut address = listener;
+    if listener.ip().is_unspecified() {
+        address.set_ip(Ipv4Addr::LOCALHOST.into());
+    }
+    address
 }
 
 /// A fault with its section's name before it. Those of the inner listener have a section of their own,

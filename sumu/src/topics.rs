@@ -28,10 +28,11 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
     };
     let settings = args.settings.load(parts)?;
     let log = Log::new(settings.log)?;
+    let name = format!("the log at {}", log.config().brokers);
     if args.check {
-        log.check_topics().await?;
+        console::while_waiting(&name, log.check_topics()).await?;
     } else {
-        for topic in log.create_topics().await? {
+        for topic in console::while_waiting(&name, log.create_topics()).await? {
             console::line(format!("created {topic}"))?;
         }
     }
