@@ -353,3 +353,7 @@ fn names(claim: Option<&Value>, wanted: Option<&str>) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+#[path = "auth_tests.rs"]
+mod tests;

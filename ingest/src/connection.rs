@@ -143,7 +143,7 @@ where
                 Poll::Pending => return Poll::Ready(Flow::Stalled),
             }
             let answer = outbox.answers.pop_front();
-            answers_sent += usize::from(answer.is_some());
+            answers_sent += usize::from(answer.as_ref().is_some_and(|frame| *frame != Frame::Ping));
             let frame = answer.or_else(|| outbox.staged.take().map(Frame::Text));
             if let Some(frame) = frame
                 && writer.start_send_unpin(frame).is_err()

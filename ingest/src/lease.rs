@@ -196,7 +196,7 @@ impl Lease {
     /// Takes what happened, and appends to `out` what is to be done.
     pub(crate) fn handle(&mut self, now: Instant, input: Input, out: &mut Vec<Output>) {
         match input {
-            Input::Started(offset) => self.started(offset),
+            Input::Started(offset) => self.started(offset, now),
             Input::Beaten(number, appended) => self.beaten(number, appended),
             Input::Read(view) => self.read(view, now, out),
             Input::Fence(epoch) if self.epoch() == Some(epoch) => self.fence(now, out),
@@ -207,16 +207,16 @@ impl Lease {
         self.timer(now, out);
     }
 
-    fn started(&mut self, offset: Option<i64>) {
+    fn started(&mut self, offset: Option<i64>, now: Instant) {
         if let Phase::Starting { under_way, epoch } = &mut self.phase {
             *under_way = false;
             *epoch = offset.map(Epoch);
         }
-        self.warm();
+        self.warm(now);
     }
 
-    /// Begins to heartbeat once the own `started` was read back.
-    fn warm(&mut self) {
+    /// Begins to heartbeat as soon as the own `started` was read back.
+    fn warm(&mut self, now: Instant) {
         let Phase::Starting {
             epoch: Some(epoch), ..
         } = self.phase
@@ -229,6 +229,7 @@ impl Lease {
                 last: epoch.0,
                 held: None,
             });
+            self.next = now;
         }
     }
 
@@ -246,7 +247,7 @@ impl Lease {
 
     fn read(&mut self, view: View, now: Instant, out: &mut Vec<Output>) {
         self.through = self.through.max(view.through);
-        self.warm();
+        self.warm(now);
         let Some(epoch) = self.epoch() else { return };
         if let Some(by) = view.highest.filter(|highest| *highest > epoch) {
             self.bury(out);

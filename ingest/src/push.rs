@@ -146,3 +146,100 @@ fn addressed(edge: &Edge, batch: &PushBatch) -> Result<(), Problem> {
     let here = format!("{} holds no sockets of epoch {}", edge.id, batch.epoch);
     Err(Problem::new(StatusCode::CONFLICT, "other_epoch").detail(here))
 }
+
+#[cfg(test)]
+mod tests {
+    use schemas::Epoch;
+    use schemas::push::{PushItem, Target};
+
+    use super::*;
+    use crate::registry::{Inbox, MailboxLimits};
+
+    fn batch(partition: i32, incarnation: u64, offsets: &[i64]) -> PushBatch {
+        let item = |offset: &i64| PushItem {
+            offset: *offset,
+            target: Target::default(),
+            data: offset.to_string().into(),
+            traceparent: None,
+        };
+        PushBatch {
+            edge_id: "edge".parse().unwrap(),
+            epoch: Epoch(1),
+            topic: "sumu.notifications".into(),
+            incarnation,
+            partition,
+            notifications: offsets.iter().map(item).collect(),
+        }
+    }
+
+    fn bench(limit: usize) -> (Applied, Registry, Inbox) {
+        let registry = Registry::new(MailboxLimits {
+            frames: 100,
+            bytes: 1000,
+        });
+        let id = "edge.1.0000000000000001".parse().unwrap();
+        let inbox = registry.register(&"a".parse().unwrap(), &id, 1).unwrap();
+        (Applied::new(limit), registry, inbox)
+    }
+
+    fn got(inbox: &mut Inbox) -> Vec<String> {
+        std::iter::from_fn(|| inbox.try_next().map(|frame| frame.to_string())).collect()
+    }
+
+    #[test]
+    fn what_was_applied_is_not_shown_again() {
+        let (applied, registry, mut inbox) = bench(10);
+        let reply = applied.apply(batch(0, 1, &[3, 5]), &registry).unwrap();
+        assert_eq!(
+            (reply.applied_through, reply.delivered, reply.repeated),
+            (5, 2, 0)
+        );
+        let reply = applied.apply(batch(0, 1, &[4, 5, 6]), &registry).unwrap();
+        assert_eq!(
+            (reply.applied_through, reply.delivered, reply.repeated),
+            (6, 1, 2)
+        );
+        assert_eq!(got(&mut inbox), ["3", "5", "6"]);
+        // Another partition and another life of the topic count for themselves.
+        applied.apply(batch(1, 1, &[0]), &registry).unwrap();
+        applied.apply(batch(0, 2, &[0]), &registry).unwrap();
+        assert_eq!(got(&mut inbox), ["0", "0"]);
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let (applied, registry, mut inbox) = bench(2);
+        for partition in [0, 1, 0, 2] {
+            applied.apply(batch(partition, 1, &[7]), &registry).unwrap();
+        }
+        assert_eq!(applied.sources.lock().unwrap().offsets.len(), 2);
+        got(&mut inbox);
+        let reply = applied.apply(batch(0, 1, &[7]), &registry).unwrap();
+        assert_eq!(reply.repeated, 1, "0 was used after 1: it is remembered");
+    }
+
+    #[test]
+    fn what_is_not_text_stops_the_batch_where_it_is() {
+        let (applied, registry, mut inbox) = bench(10);
+        let mut wrong = batch(0, 1, &[1, 2, 3]);
+        wrong.notifications[1].data = vec![0xff].into();
+        assert_eq!(applied.apply(wrong, &registry), Err(2));
+        assert_eq!(got(&mut inbox), ["1"]);
+    }
+
+    #[test]
+    fn concurrent_batches_of_a_partition_stay_in_order() {
+        let (applied, registry, mut inbox) = bench(10);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for offset in 0..20 {
+                        applied.apply(batch(0, 1, &[offset]), &registry).unwrap();
+                    }
+                });
+            }
+        });
+        let got: Vec<i64> = got(&mut inbox).iter().map(|o| o.parse().unwrap()).collect();
+        assert_eq!(got, (0..20).collect::<Vec<_>>());
+    }
+}

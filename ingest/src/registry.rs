@@ -274,3 +274,117 @@ impl Registry {
 fn read(shard: &RwLock<Shard>) -> RwLockReadGuard<'_, Shard> {
     shard.read().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn registry() -> Registry {
+        Registry::new(MailboxLimits {
+            frames: 2,
+            bytes: 100,
+        })
+    }
+
+    fn user(name: &str) -> UserId {
+        name.parse().unwrap()
+    }
+
+    fn connection(number: u64) -> ConnectionId {
+        ConnectionId::new(&"edge".parse().unwrap(), schemas::Epoch(1), number)
+    }
+
+    fn join(registry: &Registry, name: &str, number: u64) -> Inbox {
+        let inbox = registry.register(&user(name), &connection(number), 10);
+        inbox.unwrap()
+    }
+
+    fn to(users: &[&str], connections: &[u64], exclude: &[&str]) -> Target {
+        Target {
+            users: users.iter().map(|name| user(name)).collect(),
+            connections: connections.iter().map(|n| connection(*n)).collect(),
+            exclude_users: exclude.iter().map(|name| user(name)).collect(),
+        }
+    }
+
+    #[test]
+    fn a_target_reaches_whom_it_means_once() {
+        for (target, reached) in [
+            (to(&[], &[], &[]), "1 2 3 4"),
+            (to(&[], &[], &["a"]), "3 4"),
+            (to(&["a"], &[], &[]), "1 2"),
+            (to(&["a", "b", "nobody"], &[], &["b"]), "1 2"),
+            (to(&[], &[2, 4, 9], &[]), "2 4"),
+            (to(&["a"], &[2, 3], &[]), "1 2 3"),
+            (to(&["a"], &[2, 3], &["b"]), "1 2"),
+        ] {
+            let registry = registry();
+            let mut inboxes: Vec<_> = [("a", 1), ("a", 2), ("b", 3), ("c", 4)]
+                .map(|(name, number)| (number, join(&registry, name, number)))
+                .into();
+            let delivered = registry.deliver(&target, &"{}".into());
+            let mut got = vec![];
+            for (number, inbox) in &mut inboxes {
+                if inbox.try_next().is_some() {
+                    got.push(number.to_string());
+                }
+                assert_eq!(inbox.try_next(), None, "{target:?}: twice");
+            }
+            assert_eq!(got.join(" "), reached, "{target:?}");
+            assert_eq!(delivered.queued as usize, got.len());
+        }
+    }
+
+    #[tokio::test]
+    async fn who_overflows_is_closed_and_gets_no_more() {
+        let registry = registry();
+        let mut inbox = join(&registry, "a", 1);
+        let everybody = Target::default();
+        for _ in 0..2 {
+            let delivered = registry.deliver(&everybody, &"x".into());
+            assert_eq!((delivered.queued, delivered.overflowed), (1, 0));
+        }
+        let delivered = registry.deliver(&everybody, &"x".into());
+        assert_eq!((delivered.queued, delivered.overflowed), (0, 1));
+        let code = inbox.mailbox().close_asked().await;
+        assert_eq!(code, CloseCode::TOO_FAST_OR_SLOW);
+        assert!(inbox.next().await.is_some());
+        let delivered = registry.deliver(&everybody, &"x".into());
+        assert_eq!(
+            delivered,
+            Delivered::default(),
+            "no gap: nothing follows what was lost"
+        );
+    }
+
+    #[test]
+    fn bytes_count_too_but_one_frame_always_fits() {
+        let registry = registry();
+        let mut inbox = join(&registry, "a", 1);
+        let everybody = Target::default();
+        let big: ByteString = "x".repeat(200).into();
+        assert_eq!(registry.deliver(&everybody, &big).queued, 1);
+        inbox.try_next().unwrap();
+        let half: ByteString = "x".repeat(60).into();
+        assert_eq!(registry.deliver(&everybody, &half).queued, 1);
+        assert_eq!(registry.deliver(&everybody, &half).overflowed, 1);
+    }
+
+    #[test]
+    fn a_user_holds_so_many_and_what_leaves_is_forgotten() {
+        let registry = registry();
+        let alice = user("a");
+        assert!(registry.register(&alice, &connection(1), 1).is_some());
+        assert!(registry.register(&alice, &connection(2), 1).is_none());
+        assert_eq!(registry.len(), 1);
+        registry.unregister(&alice, &connection(2));
+        assert_eq!(registry.len(), 1);
+        registry.unregister(&alice, &connection(1));
+        assert_eq!(registry.len(), 0);
+        let empty = |shard: &RwLock<Shard>| {
+            let shard = read(shard);
+            shard.users.is_empty() && shard.connections.is_empty()
+        };
+        assert!(registry.shards.iter().all(empty));
+    }
+}

@@ -62,7 +62,7 @@ pub(crate) enum Input {
     Stalled,
     /// What was stalled went through.
     Flowing,
-    /// An answer (an [`Output::Send`], [`Output::Ping`] or [`Output::Pong`]) went to the socket.
+    /// An answer (an [`Output::Send`] or [`Output::Pong`]) went to the socket.
     AnswerSent,
     /// The edge wants the connection closed: drain, lost lease, full queue, …
     Command(CloseCode),
@@ -385,7 +385,7 @@ impl Session {
         }
         if self.next_ping <= now {
             self.next_ping = now + self.rules.ping_interval;
-            self.answer(Output::Ping, out);
+            out.push(Output::Ping);
         }
     }
 

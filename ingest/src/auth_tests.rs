@@ -1,0 +1,269 @@
+use jsonwebtoken::{EncodingKey, Header, encode};
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+
+const NOW: Millis = Millis(1_800_000_000_000);
+const SECRET: &str = "a secret of more than thirty-two bytes";
+
+macro_rules! pair {
+    ($algorithm:ident, $name:literal) => {
+        (
+            Algorithm::$algorithm,
+            include_str!(concat!("../tests/keys/", $name, ".pem")),
+            include_str!(concat!("../tests/keys/", $name, ".pub.pem")),
+        )
+    };
+}
+
+/// Algorithm, private key and public key. Made for these tests, used nowhere else.
+const PAIRS: [(Algorithm, &str, &str); 5] = [
+    pair!(RS256, "rsa"),
+    pair!(PS256, "other-rsa"),
+    pair!(ES256, "p256"),
+    pair!(ES384, "p384"),
+    pair!(EdDSA, "ed25519"),
+];
+
+fn check(config: Config) -> TokenCheck {
+    TokenCheck::new(config).unwrap()
+}
+
+fn hs256() -> Config {
+    Config {
+        hs256_secret: Some(SECRET.into()),
+        ..Config::default()
+    }
+}
+
+fn sign(claims: &Value) -> String {
+    let key = EncodingKey::from_secret(SECRET.as_bytes());
+    encode(&Header::default(), claims, &key).unwrap()
+}
+
+fn seconds(after_now: i64) -> i64 {
+    NOW.0 / 1000 + after_now
+}
+
+fn claims() -> Value {
+    json!({"sub": "alice", "exp": seconds(60)})
+}
+
+/// The claims with these instead; `null` takes one away.
+fn with(changes: Value) -> Value {
+    let mut claims = claims();
+    for (name, value) in changes.as_object().unwrap() {
+        if value.is_null() {
+            claims.as_object_mut().unwrap().remove(name);
+        } else {
+            claims[name] = value.clone();
+        }
+    }
+    claims
+}
+
+#[test]
+fn a_good_token_names_its_user_and_its_end() {
+    let mut config = hs256();
+    config.carry_claims = vec!["tier".into()];
+    let token = sign(&with(json!({"tier": "gold", "secret": 1})));
+    let principal = check(config).check(&token, NOW).unwrap();
+    assert_eq!(principal.user_id.as_str(), "alice");
+    assert_eq!(principal.expires_at, Some(Millis(seconds(60) * 1000)));
+    assert_eq!(
+        Value::from(principal.claims.unwrap()),
+        json!({"tier": "gold"})
+    );
+}
+
+#[test]
+fn each_claim_is_judged() {
+    use Refusal::*;
+    let mut named = hs256();
+    named.issuer = Some("https://issuer".into());
+    named.audience = Some("sumu".into());
+    let fine = json!({"iss": "https://issuer", "aud": "sumu"});
+    let plain = hs256();
+    for (config, changes, expected) in [
+        (&plain, json!({"exp": seconds(-4)}), None),
+        (&plain, json!({"exp": seconds(-6)}), Some(TokenExpired)),
+        (&plain, json!({"exp": 12.5}), Some(TokenExpired)),
+        (&plain, json!({"exp": null}), Some(ExpiryMissing)),
+        (&plain, json!({"exp": "tomorrow"}), Some(MalformedToken)),
+        (&plain, json!({"exp": 1e300}), Some(MalformedToken)),
+        (&plain, json!({"nbf": seconds(4)}), None),
+        (&plain, json!({"nbf": seconds(6)}), Some(TokenNotYetValid)),
+        (&plain, json!({"sub": null}), Some(UserMissing)),
+        (&plain, json!({"sub": ""}), Some(UserMissing)),
+        (&plain, json!({"sub": 7}), Some(UserMissing)),
+        (&plain, json!({"sub": "x".repeat(257)}), Some(UserMissing)),
+        (&plain, json!({"sub": "line\nbreak"}), Some(UserMissing)),
+        (&plain, json!({"aud": "others", "iss": "anybody"}), None),
+        (&named, fine.clone(), None),
+        (
+            &named,
+            json!({"iss": "https://issuer", "aud": ["x", "sumu"]}),
+            None,
+        ),
+        (&named, json!({"aud": "sumu"}), Some(WrongIssuer)),
+        (
+            &named,
+            json!({"iss": "https://issuer/", "aud": "sumu"}),
+            Some(WrongIssuer),
+        ),
+        (
+            &named,
+            json!({"iss": "https://issuer"}),
+            Some(WrongAudience),
+        ),
+        (
+            &named,
+            json!({"iss": "https://issuer", "aud": ["x"]}),
+            Some(WrongAudience),
+        ),
+    ] {
+        let outcome = check(config.clone()).check(&sign(&with(changes.clone())), NOW);
+        assert_eq!(outcome.err(), expected, "{changes}");
+    }
+}
+
+#[test]
+fn another_claim_can_name_the_user() {
+    let mut config = hs256();
+    config.user_claim = "email".into();
+    let token = sign(&with(json!({"email": "a@b"})));
+    assert_eq!(
+        check(config).check(&token, NOW).unwrap().user_id.as_str(),
+        "a@b"
+    );
+}
+
+#[test]
+fn a_token_need_not_expire_if_the_configuration_says_so() {
+    let mut config = hs256();
+    config.require_expiry = false;
+    let token = sign(&with(json!({"exp": null})));
+    assert_eq!(check(config).check(&token, NOW).unwrap().expires_at, None);
+}
+
+#[test]
+fn every_kind_of_public_key_works_and_only_for_its_own_signatures() {
+    for (algorithm, private, public) in PAIRS {
+        let key = match algorithm {
+            Algorithm::EdDSA => EncodingKey::from_ed_pem(private.as_bytes()),
+            Algorithm::ES256 | Algorithm::ES384 => EncodingKey::from_ec_pem(private.as_bytes()),
+            _ => EncodingKey::from_rsa_pem(private.as_bytes()),
+        };
+        let token = encode(&Header::new(algorithm), &claims(), &key.unwrap()).unwrap();
+        for (other, _, other_public) in PAIRS {
+            let config = Config {
+                public_keys: vec![other_public.to_owned()],
+                ..Config::default()
+            };
+            let outcome = check(config).check(&token, NOW);
+            assert_eq!(
+                outcome.is_ok(),
+                public == other_public,
+                "{algorithm:?} by {other:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_key_says_which_algorithm_not_the_token() {
+    let (_, _, public) = PAIRS[0];
+    let rsa = Config {
+        public_keys: vec![public.to_owned()],
+        ..Config::default()
+    };
+    // The public key taken for a secret: the classic confusion.
+    let key = EncodingKey::from_secret(public.as_bytes());
+    let confused = encode(&Header::new(Algorithm::HS256), &claims(), &key).unwrap();
+    assert_eq!(
+        check(rsa).check(&confused, NOW),
+        Err(Refusal::WrongAlgorithm)
+    );
+    // `none`: {"alg":"none"} . {"sub":"alice","exp":9999999999} . nothing
+    let none = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhbGljZSIsImV4cCI6OTk5OTk5OTk5OX0.";
+    assert_eq!(
+        check(hs256()).check(none, NOW),
+        Err(Refusal::WrongAlgorithm)
+    );
+    let key = EncodingKey::from_secret(SECRET.as_bytes());
+    let hs512 = encode(&Header::new(Algorithm::HS512), &claims(), &key).unwrap();
+    assert_eq!(
+        check(hs256()).check(&hs512, NOW),
+        Err(Refusal::WrongAlgorithm)
+    );
+}
+
+#[test]
+fn what_is_no_token_is_told_apart() {
+    let check = check(hs256());
+    let good = sign(&claims());
+    let (rest, signature) = good.rsplit_once('.').unwrap();
+    let other = EncodingKey::from_secret(b"another secret");
+    let forged = encode(&Header::default(), &claims(), &other).unwrap();
+    let flipped = if signature.starts_with('A') { "B" } else { "A" };
+    let tampered = format!("{rest}.{flipped}{}", &signature[1..]);
+    for (token, expected) in [
+        (String::new(), Refusal::TokenMissing),
+        ("x".into(), Refusal::MalformedToken),
+        ("a.b.c".into(), Refusal::MalformedToken),
+        (rest.into(), Refusal::MalformedToken),
+        (format!("{rest}."), Refusal::BadSignature),
+        (tampered, Refusal::BadSignature),
+        (forged, Refusal::BadSignature),
+        (good.repeat(200), Refusal::TokenTooLarge),
+    ] {
+        assert_eq!(check.check(&token, NOW), Err(expected), "{token:.60}");
+    }
+    assert!(check.check(&good, NOW).is_ok());
+}
+
+#[test]
+fn faults_of_keys_are_told() {
+    let (_, private, public) = PAIRS[0];
+    let faults = |config: Config| config.faults().join("\n");
+    assert!(faults(Config::default()).contains("hs256_secret"));
+    let config = Config {
+        hs256_secret: Some("".into()),
+        public_keys: vec![
+            private.clone(),
+            "/nowhere.pem".into(),
+            "-----BEGIN X-----".into(),
+        ],
+        user_claim: String::new(),
+        ..Config::default()
+    };
+    let told = faults(config);
+    for fault in [
+        "must not be empty",
+        "[0]: is a private key",
+        "[1]: reading",
+        "[2]: is no",
+        "user_claim",
+    ] {
+        assert!(told.contains(fault), "{fault} is missing in\n{told}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("key.pem");
+    std::fs::write(&path, public).unwrap();
+    let config = Config {
+        public_keys: vec![path.to_str().unwrap().into()],
+        ..Config::default()
+    };
+    assert_eq!(faults(config), "");
+}
+
+proptest! {
+    #[test]
+    fn no_token_makes_it_panic(token in ".{0,200}", a in "[A-Za-z0-9_-]{0,40}", b in "[A-Za-z0-9_-]{0,40}") {
+        let check = check(hs256());
+        prop_assert!(check.check(&token, NOW).is_err());
+        let shaped = format!("{a}.{b}.{a}");
+        prop_assert!(check.check(&shaped, NOW).is_err());
+    }
+}
