@@ -231,7 +231,7 @@ fn faults_of_keys_are_told() {
     let config = Config {
         hs256_secret: Some("".into()),
         public_keys: vec![
-            private.clone(),
+            private.to_owned(),
             "/nowhere.pem".into(),
             "-----BEGIN X-----".into(),
         ],

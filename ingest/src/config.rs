@@ -42,8 +42,7 @@ pub struct Config {
 }
 
 /// The listener of `/v1`, pushes, metrics and health.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Debug, Default)]
 pub struct Admin {
     /// Its address. Without one, its routes join the public listener, which must then be on
     /// loopback or ask for a key.

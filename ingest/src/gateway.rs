@@ -7,13 +7,14 @@ use actix_web::http::header::{
     AUTHORIZATION, HeaderMap, ORIGIN, SEC_WEBSOCKET_PROTOCOL, USER_AGENT,
 };
 use actix_web::web::{Data, Payload, Query};
-use actix_web::{HttpRequest, HttpResponse};
+use actix_web::{FromRequest as _, HttpRequest, HttpResponse};
 use runtime::http::Problem;
 use schemas::Millis;
 use tokio::sync::oneshot;
 
 use crate::auth::Refusal;
 use crate::edge::{Edge, now};
+use crate::guard::Guard;
 use crate::opening::{Candidate, Refused, open};
 use crate::session::Session;
 use crate::{connection, socket};
@@ -31,6 +32,8 @@ pub(crate) async fn connect(
     body: Payload,
     edge: Data<Edge>,
 ) -> actix_web::Result<HttpResponse> {
+    let max = edge.config.limits.max_message_bytes;
+    let body = guarded(&request, body, max).await?;
     // Checks the handshake. The answer is held back until the connection is open.
     let (answer, socket, messages) = actix_ws::handle_with_protocols(&request, body, &[PROTOCOL])?;
     let edge = edge.into_inner();
@@ -66,10 +69,15 @@ pub(crate) async fn connect(
         expires,
         now(),
     );
-    let max = edge.config.limits.max_message_bytes;
     let (reader, writer) = socket::actix(socket, messages, max);
     actix_web::rt::spawn(connection::run(edge, reader, writer, opened, session));
     Ok(answer)
+}
+
+/// The body, but for frames that are too long.
+async fn guarded(request: &HttpRequest, body: Payload, max: usize) -> actix_web::Result<Payload> {
+    let payload = Box::pin(Guard::new(body.into_inner(), max));
+    Payload::from_request(request, &mut actix_web::dev::Payload::Stream { payload }).await
 }
 
 /// Who asks, if they may.

@@ -18,6 +18,7 @@ pub mod config;
 mod connection;
 mod edge;
 mod gateway;
+mod guard;
 mod lease;
 mod lifecycle;
 mod opening;

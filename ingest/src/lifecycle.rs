@@ -52,7 +52,7 @@ impl Lifecycle {
         let mut changed = self.edge.edges.changed();
         let mut pending = Pending::new();
         let mut todo = Vec::new();
-        let (mut draining, mut end) = (false, None);
+        let (mut following, mut draining, mut end) = (true, false, None);
         while let Some(deadline) = lease.deadline() {
             let input = tokio::select! {
                 () = sleep_until(deadline.into()) => Input::Timer,
@@ -60,8 +60,13 @@ impl Lifecycle {
                     Some(input) => input,
                     None => continue,
                 },
-                followed = changed.changed() => {
-                    if followed.is_err() {
+                followed = changed.changed(), if following => {
+                    following = followed.is_ok();
+                    if !following && draining {
+                        // Nothing is read back any more: drain within the lease that there is.
+                        continue;
+                    }
+                    if !following {
                         self.close_all(CloseCode::LEASE_LOST);
                         return Err(Error::Edges);
                     }

@@ -107,6 +107,7 @@ impl Running {
         })
         .h1_allow_half_closed(false)
         .max_connections(edge.config.limits.max_connections.saturating_add(1024))
+        .tcp_nodelay(true)
         .disable_signals()
         .shutdown_timeout(STOP_SECONDS);
         let server = match edge.config.workers {

@@ -2,6 +2,7 @@
 //!
 //! [`actix`] is the plain implementation, over actix-ws. Another one gives the same two halves.
 
+use std::error::Error;
 use std::io::ErrorKind;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -59,18 +60,23 @@ pub(crate) fn actix(
 }
 
 fn loss(error: &ProtocolError) -> Loss {
-    match error {
-        ProtocolError::Io(error) if error.kind() == ErrorKind::InvalidData => Loss::NotUtf8,
-        ProtocolError::Io(error) if is_transport(error) => Loss::Dropped,
-        // What is left is the limit on fragmented messages.
-        ProtocolError::Overflow | ProtocolError::Io(_) => Loss::TooBig,
-        _ => Loss::Protocol,
+    let ProtocolError::Io(error) = error else {
+        return match error {
+            ProtocolError::Overflow => Loss::TooBig,
+            _ => Loss::Protocol,
+        };
+    };
+    if error.kind() == ErrorKind::InvalidData {
+        return Loss::NotUtf8;
     }
-}
-
-fn is_transport(error: &std::io::Error) -> bool {
-    let source = error.get_ref();
-    source.is_some_and(<dyn std::error::Error + Send + Sync>::is::<PayloadError>)
+    let source = error
+        .get_ref()
+        .and_then(<dyn Error + Send + Sync>::downcast_ref);
+    match source {
+        // The guard's own, or what is left: the limit on fragmented messages.
+        Some(PayloadError::Overflow) | None => Loss::TooBig,
+        Some(_) => Loss::Dropped,
+    }
 }
 
 struct Writer(actix_ws::Session);

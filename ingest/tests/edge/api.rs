@@ -1,0 +1,129 @@
+//! What applications ask over HTTP.
+
+use std::sync::Arc;
+
+use schemas::{Millis, Position};
+use serde_json::json;
+use store::{Mutation, PresenceRow};
+
+use crate::harness::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_notification_is_checked_and_logged_as_it_came() {
+    let cluster = Cluster::start().await;
+    let edge = cluster
+        .edge_with(|config| config.limits.max_request_bytes = 2000)
+        .await;
+    let body = r#"{"users":["alice"], "data": {"n": 1.0} }"#;
+    let (status, answer) = edge.ask("POST", "/v1/notifications", body).await;
+    assert_eq!(status, 202);
+    let position: Position = answer["position"].as_str().unwrap().parse().unwrap();
+    let records = cluster.records(&cluster.log.topics().notifications).await;
+    assert_eq!(records.len(), 1);
+    assert_eq!(records[0].position, position);
+    assert_eq!(records[0].value.as_deref(), Some(body.as_bytes()));
+    let alice = "alice".parse().unwrap();
+    assert_eq!(position.partition, cluster.log.partition_of(&alice));
+
+    for (wrong, status, code) in [
+        ("", 400, "malformed_notification"),
+        ("nonsense", 400, "malformed_notification"),
+        (r#"{"users":["alice"]}"#, 400, "malformed_notification"),
+        (r#"{"users":[""],"data":1}"#, 400, "malformed_notification"),
+        (
+            &format!(r#"{{"data":"{}"}}"#, "x".repeat(3000)),
+            413,
+            "body_too_large",
+        ),
+    ] {
+        let (got, problem) = edge.ask("POST", "/v1/notifications", wrong).await;
+        assert_eq!(
+            (got, problem["code"].as_str()),
+            (status, Some(code)),
+            "{wrong:.50}"
+        );
+    }
+    assert_eq!(
+        cluster
+            .records(&cluster.log.topics().notifications)
+            .await
+            .len(),
+        1
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn presence_is_the_row_and_the_devices_of_now() {
+    let cluster = Cluster::start().await;
+    let edge = cluster
+        .edge_with(|config| config.limits.max_presence_users = 3)
+        .await;
+    let row = PresenceRow {
+        user_id: "alice".parse().unwrap(),
+        status: schemas::presence::Status::Online,
+        since: Millis(1000),
+        last_seen: None,
+        devices: 9,
+        position: "sumu.connections-1-5".parse().unwrap(),
+    };
+    edge.store.apply(&[Mutation::Presence(row)]).await.unwrap();
+    let _devices = (edge.client("alice").await, edge.client("alice").await);
+    let query = "/v1/presence?user_id=alice&user_id=no%20body&user_id=alice";
+    let (status, answer) = edge.ask("GET", query, "").await;
+    assert_eq!(status, 200);
+    let expected = json!({"users": [
+        {"user_id": "alice", "status": "ONLINE", "since": 1000, "last_seen": null, "devices": 2,
+         "position": "sumu.connections-1-5"},
+        {"user_id": "no body", "status": "OFFLINE", "since": null, "last_seen": null, "devices": 0,
+         "position": null},
+    ]});
+    assert_eq!(answer, expected);
+
+    for (query, code) in [
+        ("", "user_id_missing"),
+        ("?user_id=", "malformed_user_id"),
+        ("?user_id=%0a", "malformed_user_id"),
+        ("?user=alice", "unknown_parameter"),
+        ("?user_id=1&user_id=2&user_id=3&user_id=4", "too_many_users"),
+    ] {
+        let (status, problem) = edge.ask("GET", &format!("/v1/presence{query}"), "").await;
+        assert_eq!(
+            (status, problem["code"].as_str()),
+            (400, Some(code)),
+            "{query}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_key_opens_v1_and_nothing_else_does() {
+    let cluster = Cluster::start().await;
+    let edge = cluster.edge().await;
+    for given in [None, Some("Bearer wrong"), Some("Bearer "), Some(API_KEY)] {
+        let headers: Vec<_> = given
+            .map(|given| ("authorization", given))
+            .into_iter()
+            .collect();
+        for (method, target) in [
+            ("POST", "/v1/notifications"),
+            ("GET", "/v1/presence?user_id=a"),
+        ] {
+            let (status, _) = http(edge.admin, method, target, &headers, b"").await;
+            assert_eq!(status, 401, "{target} {given:?}");
+        }
+    }
+    assert_eq!(http(edge.admin, "GET", "/readyz", &[], b"").await.0, 200);
+
+    // Joined on loopback, without keys: one listener for all of it.
+    let edge = cluster
+        .edge_with(|config| {
+            config.admin.listen = None;
+            config.admin.api_keys = vec![];
+        })
+        .await;
+    assert_eq!(edge.admin, edge.public);
+    let (status, _) = http(edge.public, "GET", "/v1/presence?user_id=a", &[], b"").await;
+    assert_eq!(status, 200);
+    let client = Arc::new(edge.client("alice").await);
+    assert!(client.id.as_str().starts_with("edge-"));
+}
