@@ -230,13 +230,14 @@ mod tests {
     #[test]
     fn concurrent_batches_of_a_partition_stay_in_order() {
         let (applied, registry, mut inbox) = bench(10);
+        let push_all = || {
+            for offset in 0..20 {
+                applied.apply(batch(0, 1, &[offset]), &registry).unwrap();
+            }
+        };
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| {
-                    for offset in 0..20 {
-                        applied.apply(batch(0, 1, &[offset]), &registry).unwrap();
-                    }
-                });
+                scope.spawn(push_all);
             }
         });
         let got: Vec<i64> = got(&mut inbox).iter().map(|o| o.parse().unwrap()).collect();

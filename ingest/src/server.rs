@@ -1,13 +1,17 @@
 //! Serves the public and the admin listener, or both as one.
 
+use std::any::Any;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
+use actix_web::rt::net::TcpStream;
 use actix_web::web::{self, Data, PayloadConfig, ServiceConfig};
 use actix_web::{App, HttpServer};
 use runtime::http::Endpoints;
 use schemas::push::PATH as PUSH_PATH;
+use socket2::SockRef;
 use tokio::task::JoinHandle;
 
 use crate::edge::Edge;
@@ -95,6 +99,8 @@ impl Running {
         let Bound { listener, address } = bound;
         let (shared, endpoints) = (Data::from(Arc::clone(edge)), endpoints.cloned());
         let path = edge.config.path.clone();
+        // Twice what the session allows: it closes first, and logs why.
+        let stuck = edge.config.limits.write_timeout.saturating_mul(2);
         let server = HttpServer::new(move || {
             App::new().app_data(Data::clone(&shared)).configure(|app| {
                 if sockets {
@@ -107,6 +113,7 @@ impl Running {
         })
         .h1_allow_half_closed(false)
         .max_connections(edge.config.limits.max_connections.saturating_add(1024))
+        .on_connect(move |stream, _| limit_writes(stream, stuck))
         .tcp_nodelay(true)
         .disable_signals()
         .shutdown_timeout(STOP_SECONDS);
@@ -144,6 +151,18 @@ impl Running {
         for handle in self.handles {
             handle.stop(true).await;
         }
+    }
+}
+
+/// Has the kernel drop a client that takes no bytes for so long: actix-web itself waits for ever to
+/// flush what a closed socket had left.
+fn limit_writes(stream: &dyn Any, within: Duration) {
+    let Some(stream) = stream.downcast_ref::<TcpStream>() else {
+        return;
+    };
+    #[cfg(target_os = "linux")]
+    if let Err(error) = SockRef::from(stream).set_tcp_user_timeout(Some(within)) {
+        tracing::warn!(%error, "a socket has no time limit for writes");
     }
 }
 

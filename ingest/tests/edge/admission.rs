@@ -67,11 +67,11 @@ async fn open_means_logged_stored_and_reachable() {
         .connections(std::slice::from_ref(&row.user_id))
         .await
         .unwrap();
-    assert_eq!(stored, [row.clone()]);
+    assert_eq!(stored, std::slice::from_ref(row));
 
     let target = schemas::push::Target::default();
     let reply = edge
-        .push(&batch(&client, 0, target, &[r#"{"n": 1.0}"#]))
+        .push(&batch(&client, 0, &target, &[r#"{"n": 1.0}"#]))
         .await;
     assert_eq!(reply.delivered, 1);
     assert_eq!(client.receive().await, r#"{"n": 1.0}"#);

@@ -48,7 +48,7 @@ async fn an_edge_whose_lease_ends_closes_its_sockets_and_begins_a_new_life() {
     let edge = cluster.edge().await;
     let mut client = edge.client("alice").await;
     let epoch = edge.epoch(&client);
-    let sent = batch(&client, 0, Target::default(), &["1"]);
+    let sent = batch(&client, 0, &Target::default(), &["1"]);
     cluster.stop_broker().await;
     assert_eq!(client.close_code().await, 4001);
     let (status, _) = edge.try_push(PUSH_SECRET, &sent.encode()).await;

@@ -278,7 +278,7 @@ impl Edge {
 }
 
 /// A batch for that life of the edge that holds `client`.
-pub(crate) fn batch(client: &Client, offset: i64, target: Target, frames: &[&str]) -> PushBatch {
+pub(crate) fn batch(client: &Client, offset: i64, target: &Target, frames: &[&str]) -> PushBatch {
     let (edge_id, epoch) = client.id.home();
     let item = |(index, frame): (usize, &&str)| PushItem {
         offset: offset + i64::try_from(index).unwrap(),
@@ -364,6 +364,13 @@ impl Client {
                 other => panic!("instead of a close: {other:?}"),
             }
         }
+    }
+
+    pub(crate) fn local_port(&self) -> u16 {
+        let MaybeTlsStream::Plain(stream) = self.socket.get_ref() else {
+            panic!("no TLS here");
+        };
+        stream.local_addr().unwrap().port()
     }
 
     pub(crate) async fn close(mut self, code: u16) {

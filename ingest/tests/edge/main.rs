@@ -1,4 +1,9 @@
 //! Runs edges over real sockets, on the embedded broker and the store in memory.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "tests fail by panicking; clippy's exception covers #[test] functions only"
+)]
 
 mod admission;
 mod api;

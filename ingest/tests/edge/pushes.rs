@@ -18,13 +18,13 @@ async fn a_batch_reaches_its_targets_in_order_and_only_once() {
     let edge = cluster.edge().await;
     let (mut alice, mut alice2) = (edge.client("alice").await, edge.client("alice").await);
     let mut bob = edge.client("bob").await;
-    let sent = batch(&alice, 10, users(&["alice"]), &["1", "2", "3"]);
+    let sent = batch(&alice, 10, &users(&["alice"]), &["1", "2", "3"]);
     let reply = edge.push(&sent).await;
     assert_eq!(
         (reply.applied_through, reply.delivered, reply.repeated),
         (12, 6, 0)
     );
-    let again = batch(&alice, 11, users(&["alice", "bob"]), &["2", "3", "4"]);
+    let again = batch(&alice, 11, &users(&["alice", "bob"]), &["2", "3", "4"]);
     let reply = edge.push(&again).await;
     assert_eq!(
         (reply.applied_through, reply.delivered, reply.repeated),
@@ -45,7 +45,7 @@ async fn what_is_not_for_this_life_of_this_edge_is_refused() {
         .edge_with(|config| config.limits.max_push_bytes = 10_000)
         .await;
     let client = edge.client("alice").await;
-    let good = batch(&client, 0, Target::default(), &["1"]);
+    let good = batch(&client, 0, &Target::default(), &["1"]);
     let (status, _) = edge.try_push("not the secret", &good.encode()).await;
     assert_eq!(status, 401);
     let mut other = good.clone();
@@ -86,7 +86,7 @@ async fn a_client_that_does_not_read_is_closed_and_nobody_waits() {
     // More than the kernel's buffers hold: 80 MB.
     for n in 0..400 {
         let everybody = Target::default();
-        let reply = edge.push(&batch(&quick, n, everybody, &[&frame])).await;
+        let reply = edge.push(&batch(&quick, n, &everybody, &[&frame])).await;
         overflowed += reply.overflowed;
         assert_eq!(quick.receive().await.len(), frame.len());
         if overflowed > 0 {
@@ -116,8 +116,24 @@ async fn a_client_that_takes_no_frame_for_too_long_is_closed() {
     let frame = format!("\"{}\"", "x".repeat(200_000));
     let frames = vec![frame.as_str(); 400];
     let reply = edge
-        .push(&batch(&slow, 0, Target::default(), &frames))
+        .push(&batch(&slow, 0, &Target::default(), &frames))
         .await;
     assert_eq!((reply.delivered, reply.overflowed), (400, 0));
     assert_eq!(cluster.closed(&slow.id).await.code.0, 4429);
+    // Nor does its transport stay: the kernel gives it up.
+    let local = slow.local_port();
+    eventually("end of the transport", async || {
+        (!established(edge.public.port(), local)).then_some(())
+    })
+    .await;
+}
+
+/// Whether the kernel holds the server's end of that connection.
+fn established(server: u16, client: u16) -> bool {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let ends = [format!(":{server:04X}"), format!(":{client:04X}")];
+    table.lines().skip(1).any(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        fields[1].ends_with(&ends[0]) && fields[2].ends_with(&ends[1]) && fields[3] == "01"
+    })
 }
