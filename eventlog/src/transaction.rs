@@ -84,6 +84,7 @@ impl TransactionalProducer {
     /// should a partition move in between, the coordinator refuses the old generation (KIP-447).
     /// Not cancel safe: if dropped half way, the next call says [`TransactionError::Fenced`].
     ///
+    /// Readers see the outputs a moment after this returned: the log marks them in its own time.
     /// After a failure, let [`GroupConsumer::next`] tell of moves before trying again.
     ///
     /// # Errors

@@ -39,11 +39,7 @@ impl Server {
 
     /// The Apache Kafka of the environment; without one, says that a case was not run.
     pub(crate) fn apache_kafka() -> Option<Self> {
-        let Some(brokers) = environment("SUMU_TEST_KAFKA") else {
-            eprintln!("not run: SUMU_TEST_KAFKA names no Apache Kafka");
-            return None;
-        };
-        Some(Self::at(brokers))
+        given("SUMU_TEST_KAFKA").map(Self::at)
     }
 
     pub(crate) fn at(brokers: String) -> Self {
@@ -106,6 +102,18 @@ pub(crate) async fn created(config: Config) -> Log {
 )]
 pub(crate) fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// The server of that name; without one, says that the test was not run, or fails where servers
+/// are required.
+pub(crate) fn given(name: &str) -> Option<String> {
+    let server = environment(name);
+    if server.is_none() {
+        let required = environment("SUMU_TEST_REQUIRE_SERVERS").is_some();
+        assert!(!required, "{name} is required in this run");
+        eprintln!("not run: {name} names no server");
+    }
+    server
 }
 
 #[expect(

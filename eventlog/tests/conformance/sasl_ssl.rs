@@ -2,14 +2,13 @@
 
 use eventlog::Config;
 
-use crate::harness::{Server, created, environment, fill, notifications, read_all};
+use crate::harness::{Server, created, environment, fill, given, notifications, read_all};
 
 /// Runs against the listener at `SUMU_TEST_KAFKA_SASL_SSL`; its certificate is signed by the one in
 /// the file `SUMU_TEST_KAFKA_CA`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn works_if_sumu_test_kafka_sasl_ssl_is_given() {
-    let Some(brokers) = environment("SUMU_TEST_KAFKA_SASL_SSL") else {
-        eprintln!("not run: SUMU_TEST_KAFKA_SASL_SSL names no listener");
+    let Some(brokers) = given("SUMU_TEST_KAFKA_SASL_SSL") else {
         return;
     };
     let setting = |name: &str, default: &str| environment(name).unwrap_or(default.into());
@@ -17,7 +16,7 @@ async fn works_if_sumu_test_kafka_sasl_ssl_is_given() {
         ("security.protocol", "sasl_ssl".to_owned()),
         (
             "sasl.mechanism",
-            setting("SUMU_TEST_KAFKA_SASL_MECHANISM", "SCRAM-SHA-512"),
+            setting("SUMU_TEST_KAFKA_SASL_MECHANISM", "PLAIN"),
         ),
         ("sasl.username", setting("SUMU_TEST_KAFKA_USER", "sumu")),
         (
