@@ -29,25 +29,34 @@ pub(crate) fn record(topic: &Arc<str>, of: &Record, reason: &str, attempts: u32)
 }
 
 /// Appends until the log has it. What cannot be written is tried on and on: until then the
-/// notification is not settled, and its partition stops at the bound of its window.
-pub(crate) async fn bury(producer: Producer, record: NewRecord, failing: impl Fn(&AppendError)) {
-    let mut wait = FIRST_WAIT;
-    loop {
-        let appended = match producer.append(record.clone()) {
-            Ok(append) => append.await,
-            Err(error) => Err(error),
-        };
-        match appended {
-            Ok(appended) => {
-                warn!(position = %appended.position, "notification put into the DLQ");
-                return;
+/// notification is not settled, and its partition stops at the bound of its window. The first try
+/// is made by this call itself, so that records keep the order of the calls.
+pub(crate) fn bury(
+    producer: Producer,
+    record: NewRecord,
+    failing: impl Fn(&AppendError),
+) -> impl Future<Output = ()> {
+    let mut queued = producer.append(record.clone());
+    async move {
+        let mut wait = FIRST_WAIT;
+        loop {
+            let appended = match queued {
+                Ok(append) => append.await,
+                Err(error) => Err(error),
+            };
+            match appended {
+                Ok(appended) => {
+                    warn!(position = %appended.position, "notification put into the DLQ");
+                    return;
+                }
+                Err(error) => {
+                    error!(%error, "cannot write to the DLQ");
+                    failing(&error);
+                }
             }
-            Err(error) => {
-                error!(%error, "cannot write to the DLQ");
-                failing(&error);
-            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(LONGEST_WAIT);
+            queued = producer.append(record.clone());
         }
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(LONGEST_WAIT);
     }
 }

@@ -101,6 +101,8 @@ struct Pipeline {
     /// The lives that the dispatcher knows, and how far `edges` was read for them.
     live: BTreeSet<LifeId>,
     lives_through: i64,
+    /// DLQ appends without an answer.
+    burials: usize,
     /// Whether the log failed since it was last asked.
     log_fault: bool,
     tasks: JoinSet<Done>,
@@ -147,6 +149,7 @@ impl Pipeline {
             generation: 0,
             live: BTreeSet::new(),
             lives_through: -1,
+            burials: 0,
             log_fault: true,
             tasks: JoinSet::new(),
             next_tick: now,
@@ -215,6 +218,7 @@ impl Pipeline {
             }
             Done::Pushed(batch, took, answer) => self.pushed(&batch, took, answer),
             Done::Buried(partition, generation, offset) => {
+                self.burials -= 1;
                 self.health.dlq.ready();
                 if self.is_current(partition, generation) {
                     self.input(Input::Buried(partition, offset));

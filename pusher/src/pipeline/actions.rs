@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use eventlog::{Log, Membership, NewRecord, Record};
+use eventlog::{AppendError, Log, Membership, NewRecord, Record};
 use runtime::telemetry::trace;
 use schemas::Millis;
 use schemas::cloudevents::Envelope;
@@ -111,9 +111,13 @@ impl Pipeline {
         );
         let producer = self.producer.clone();
         let health = self.health.dlq.clone();
+        let failing = move |error: &AppendError| {
+            health.not_ready(format!("cannot write to the DLQ: {error}"));
+        };
+        let buried = dlq::bury(producer, dead, failing);
+        self.burials += 1;
         self.tasks.spawn(async move {
-            let failing = |error: &_| health.not_ready(format!("cannot write to the DLQ: {error}"));
-            dlq::bury(producer, dead, failing).await;
+            buried.await;
             Done::Buried(position.partition, generation, position.offset)
         });
     }

@@ -241,17 +241,17 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Sends nothing new, waits for the answers to what was sent, commits.
+    /// Sends nothing new, waits for the answers of edges and DLQ to what was sent, commits.
     pub(super) async fn drain(&mut self) {
         self.input(Input::Drain);
         let end = Instant::now() + self.config.drain_timeout;
-        while self.dispatcher.in_flight() > 0 {
+        while self.dispatcher.in_flight() + self.burials > 0 {
             match tokio::time::timeout_at(end, self.tasks.join_next()).await {
                 Ok(Some(Ok(done @ (Done::Pushed(..) | Done::Buried(..))))) => drop(self.done(done)),
                 Ok(Some(_)) => {}
                 Ok(None) => break,
                 Err(_) => {
-                    warn!("stopped before every edge had answered");
+                    warn!("stopped before every edge and the DLQ had answered");
                     break;
                 }
             }
