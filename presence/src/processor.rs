@@ -9,9 +9,9 @@
 //! It reads no clock and does no I/O; every output derives from the records. [`Partition::restart`]
 //! tells from which record a fold must begin to come to this very state. What makes that exact: a
 //! decision rests on the records that it looked back to for as long as its effect can be seen.
-//! A connection's end rests on its latest event until its grace is over ([`Partition::ended`]); an
+//! A connection's end rests on its latest event until its grace is over (`Partition::ended`); an
 //! event ignored for a tombstone rests on that until the connection would have been lost and
-//! its grace over ([`Partition::ignored`]).
+//! its grace over (`Partition::ignored`).
 
 mod memory;
 mod outputs;
