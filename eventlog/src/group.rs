@@ -1,25 +1,25 @@
 //! Consumes as a member of a group; partition moves reach the caller as values, in order with
 //! records.
 
-use std::collections::{BTreeMap, VecDeque};
+mod moves;
+
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{
-    BaseConsumer, CommitMode, Consumer as _, ConsumerContext, ConsumerGroupMetadata, MessageStream,
-    RebalanceProtocol, StreamConsumer,
+    CommitMode, Consumer as _, ConsumerGroupMetadata, MessageStream, StreamConsumer,
 };
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionListElem;
-use rdkafka::types::RDKafkaRespErr;
-use rdkafka::{ClientContext, Offset, TopicPartitionList};
+use rdkafka::{Offset, TopicPartitionList};
 use tokio::time::{Instant, timeout};
 
-use crate::client::{self, Client, Logging};
+use self::moves::{Moves, Reading, Shared};
+use crate::client::{self, Client};
 use crate::messages::{self, Names};
 use crate::{Commit, Committed, Log, LogError, Record, Start, TopicPartition};
 
@@ -56,45 +56,11 @@ pub struct GroupConsumer {
 
 struct Member(StreamConsumer<Moves>);
 
-/// What the rebalance callback and the caller share.
-#[derive(Debug, Default)]
-struct Shared {
-    moves: VecDeque<GroupEvent>,
-    owned: BTreeMap<TopicPartition, Reading>,
-    last_poll: Option<Instant>,
-    /// Whether the caller, or the whole process, slept for so long that the group may have gone on
-    /// without this member while librdkafka waited for it to give partitions back. librdkafka then
-    /// joins anew as if those it kept were still its own.
-    overslept: bool,
-    /// Whether to leave the group and join it as new.
-    rejoin: bool,
-}
-
-/// How far an owned partition is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reading {
-    /// Not at all yet: what arrives is from before and dropped.
-    NotStarted,
-    /// This offset comes next.
-    At(i64),
-}
-
-/// Takes partitions over and gives them back, and notes both.
-#[derive(Debug)]
-struct Moves {
-    logging: Logging,
-    shared: Mutex<Shared>,
-}
-
 impl GroupConsumer {
     pub(crate) fn new(log: Log, group: &str, topics: &[Arc<str>]) -> Result<Self, LogError> {
         let doing = "joining a group";
-        let moves = Moves {
-            logging: Logging,
-            shared: Mutex::default(),
-        };
         let properties = client::member(log.config(), group);
-        let consumer = StreamConsumer::from_config_and_context(&properties, moves)
+        let consumer = StreamConsumer::from_config_and_context(&properties, Moves::new())
             .map_err(|error| client::log_error(doing, &error))?;
         let names: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
         consumer
@@ -408,92 +374,9 @@ impl GroupConsumer {
     }
 }
 
-impl Shared {
-    fn give_back(&mut self, partitions: &[TopicPartition]) {
-        let kept = self.owned.keys().any(|owned| !partitions.contains(owned));
-        self.rejoin = std::mem::take(&mut self.overslept) && kept;
-        let rejoin = self.rejoin;
-        let gone = self
-            .owned
-            .extract_if(.., |owned, _| rejoin || partitions.contains(owned));
-        let gone: Vec<_> = gone.map(|(partition, _)| partition).collect();
-        if !gone.is_empty() {
-            self.moves.push_back(GroupEvent::Revoked(gone));
-        }
-    }
-}
-
-impl Moves {
-    fn shared(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes partitions over, paused. Their offset is a placeholder that needs no look-up: they
-    /// are sought before they are read.
-    fn assign(
-        &self,
-        consumer: &BaseConsumer<Self>,
-        list: &TopicPartitionList,
-    ) -> Result<(), KafkaError> {
-        let mut assigned = list.clone();
-        assigned.set_all_offsets(Offset::Offset(0))?;
-        match consumer.rebalance_protocol() {
-            RebalanceProtocol::Cooperative => consumer.incremental_assign(&assigned)?,
-            RebalanceProtocol::Eager | RebalanceProtocol::None => consumer.assign(&assigned)?,
-        }
-        consumer.pause(&assigned)?;
-        let partitions = client::partitions(list);
-        let mut shared = self.shared();
-        let fresh = partitions.iter().cloned().map(|p| (p, Reading::NotStarted));
-        shared.owned.extend(fresh);
-        shared.overslept = false;
-        shared.moves.push_back(GroupEvent::Assigned(partitions));
-        Ok(())
-    }
-
-    fn revoke(
-        &self,
-        consumer: &BaseConsumer<Self>,
-        list: &TopicPartitionList,
-    ) -> Result<(), KafkaError> {
-        self.shared().give_back(&client::partitions(list));
-        match consumer.rebalance_protocol() {
-            RebalanceProtocol::Cooperative => consumer.incremental_unassign(list),
-            RebalanceProtocol::Eager | RebalanceProtocol::None => consumer.unassign(),
-        }
-    }
-}
-
-impl ClientContext for Moves {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.logging.log(level, facility, message);
-    }
-
-    fn stats_raw(&self, _: &[u8]) {}
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.logging.error(error, reason);
-    }
-}
-
-impl ConsumerContext for Moves {
-    fn rebalance(
-        &self,
-        consumer: &BaseConsumer<Self>,
-        what: RDKafkaRespErr,
-        list: &mut TopicPartitionList,
-    ) {
-        let done = match what {
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.assign(consumer, list),
-            _ => self.revoke(consumer, list),
-        };
-        log_failure("rebalancing", done);
-    }
-}
-
 impl std::fmt::Debug for Member {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.context().shared.fmt(f)
+        self.0.context().fmt(f)
     }
 }
 
