@@ -105,6 +105,20 @@ pub(crate) async fn receive(
     body: Result<Bytes, actix_web::Error>,
     edge: Data<Edge>,
 ) -> Result<HttpResponse, Problem> {
+    let taken = take(&request, body, &edge);
+    let reply = taken.as_ref().map_err(|problem| problem.code);
+    edge.instruments.pushed(reply);
+    let reply = taken?;
+    Ok(HttpResponse::Ok()
+        .content_type(push::CONTENT_TYPE)
+        .body(reply.encode()))
+}
+
+fn take(
+    request: &HttpRequest,
+    body: Result<Bytes, actix_web::Error>,
+    edge: &Edge,
+) -> Result<PushReply, Problem> {
     let header = |name| request.headers().get(name);
     let secret = header(push::SECRET_HEADER).map_or(&b""[..], |given| given.as_bytes());
     if !edge.push_secret.matches(secret) {
@@ -118,17 +132,10 @@ pub(crate) async fn receive(
     let batch = PushBatch::decode(&body).map_err(|error| {
         Problem::new(StatusCode::BAD_REQUEST, "malformed_batch").detail(error.to_string())
     })?;
-    addressed(&edge, &batch)?;
-    let reply = edge
-        .applied
-        .apply(batch, &edge.registry)
-        .map_err(|offset| {
-            Problem::new(StatusCode::BAD_REQUEST, "not_utf8").detail(format!("offset {offset}"))
-        })?;
-    edge.instruments.pushed(&reply);
-    Ok(HttpResponse::Ok()
-        .content_type(push::CONTENT_TYPE)
-        .body(reply.encode()))
+    addressed(edge, &batch)?;
+    edge.applied.apply(batch, &edge.registry).map_err(|offset| {
+        Problem::new(StatusCode::BAD_REQUEST, "not_utf8").detail(format!("offset {offset}"))
+    })
 }
 
 /// Whether the batch is meant for this edge in the life that it has now.

@@ -14,6 +14,7 @@ pub(crate) struct Instruments {
     opening: Histogram<f64>,
     closed: Counter<u64>,
     messages: Counter<u64>,
+    batches: Counter<u64>,
     frames: Counter<u64>,
     fenced: Counter<u64>,
 }
@@ -43,6 +44,10 @@ impl Instruments {
             messages: meter
                 .u64_counter("sumu.ingest.messages")
                 .with_description("Client messages, by action and what the log said")
+                .build(),
+            batches: meter
+                .u64_counter("sumu.ingest.push.batches")
+                .with_description("Push batches answered, by outcome")
                 .build(),
             frames: meter
                 .u64_counter("sumu.ingest.pushed")
@@ -88,7 +93,13 @@ impl Instruments {
         self.messages.add(1, &labels);
     }
 
-    pub(crate) fn pushed(&self, reply: &PushReply) {
+    /// A push batch was answered with that reply, or with the code of a problem.
+    pub(crate) fn pushed(&self, reply: Result<&PushReply, &'static str>) {
+        let outcome = reply.map_or_else(|code| code, |_| "applied");
+        self.batches.add(1, &[KeyValue::new("outcome", outcome)]);
+        let Ok(reply) = reply else {
+            return;
+        };
         let counts = [
             ("queued", reply.delivered),
             ("overflowed", reply.overflowed),
