@@ -25,14 +25,13 @@ fn document(name: &str) -> Value {
 
 fn object<'a>(value: &'a Value, pointer: &str) -> impl Iterator<Item = (&'a str, &'a Value)> {
     let object = value.pointer(pointer).and_then(Value::as_object);
-    let members = object.unwrap_or_else(|| panic!("no object at {pointer:?}"));
-    members.iter().map(|(name, value)| (name.as_str(), value))
+    let members = object.expect(pointer).iter();
+    members.map(|(name, value)| (name.as_str(), value))
 }
 
 fn list<'a>(value: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {
     let list = value.pointer(pointer).and_then(Value::as_array);
-    list.unwrap_or_else(|| panic!("no list at {pointer:?}"))
-        .iter()
+    list.expect(pointer).iter()
 }
 
 /// The files of a folder with their stems, in order.
@@ -302,7 +301,8 @@ fn refusals(openapi: &Value, operation: &str) -> BTreeSet<(String, String)> {
     refusals
 }
 
-/// Status and code of every refusal in a section of a page: `| 401 | `wrong_api_key` | … |`.
+/// Status and code of every refusal in a section of a page: the first
+/// two cells of its rows.
 fn refusals_of_page(page: &str, section: &str) -> BTreeSet<(String, String)> {
     let page = text(&format!("../docs/{page}"));
     let (_, rest) = page
