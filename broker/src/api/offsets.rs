@@ -144,6 +144,13 @@ impl Call {
 
     pub(super) fn offset_fetch(&self, request: OffsetFetchRequest) -> OffsetFetchResponse {
         let group = request.group_id.as_str();
+        // KIP-447: offsets that an open transaction may still change are to be asked for again.
+        // Asked before the image is read: a commit in between is then either found here or there.
+        let unstable = if request.require_stable {
+            self.node.transactions.unstable(group)
+        } else {
+            Default::default()
+        };
         let stored = self
             .node
             .meta
@@ -158,12 +165,6 @@ impl Call {
                 .iter()
                 .map(|(name, offsets)| (name.clone(), offsets.keys().copied().collect()))
                 .collect(),
-        };
-        // KIP-447: offsets that an open transaction may still change are to be asked for again.
-        let unstable = if request.require_stable {
-            self.node.transactions.unstable(group)
-        } else {
-            Default::default()
         };
         let topics = wanted.into_iter().map(|(name, indexes)| {
             let partitions = indexes.into_iter().map(|index| {
