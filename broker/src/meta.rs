@@ -12,7 +12,7 @@
 //! |---|---|---|
 //! | `TransactionBegun`, perhaps records | begun | aborted under a higher epoch: its producer is fenced |
 //! | `TransactionPrepared` (commit, partitions, offsets), perhaps some markers | prepared | all markers are written (again), offsets become visible |
-//! | markers, `TransactionEnded` | nothing open | – |
+//! | markers, `TransactionEnded` | ended | a retry of the end is told how it ended |
 //! | `TopicCreated`, perhaps no folder | topic | its folders are made |
 //! | `TopicDeleted`, perhaps still a folder | folder without topic | it is removed |
 //!

@@ -18,7 +18,7 @@ use crate::log::{Appended, Header, Partition, lock, storage};
 use crate::meta::{Change, GroupOffsets, Made, Meta, Phase};
 use crate::topics::Topics;
 pub(crate) use state::Place;
-use state::{End, Ending, Transaction, Work};
+use state::{End, Ending, Transaction, UNHELD, Work};
 
 /// Producer ids taken from the metadata at a time.
 const ID_BLOCK: i64 = 1000;
@@ -92,8 +92,11 @@ impl Transactions {
             let transaction = Transaction::new(producer_id, epoch, timeout);
             let shared = transactions.remember(&id, transaction);
             let left = open.remove(&producer_id).unwrap_or_default();
+            if let Phase::Ended { commit } = stored.phase {
+                lock(&shared).ended(commit);
+            }
             let ending = match stored.phase {
-                Phase::Idle if left.is_empty() => continue,
+                Phase::Idle | Phase::Ended { .. } if left.is_empty() => continue,
                 Phase::Prepared {
                     partitions,
                     offsets,
@@ -109,7 +112,7 @@ impl Transactions {
                         work,
                     }
                 }
-                Phase::Idle | Phase::Begun => {
+                Phase::Idle | Phase::Begun | Phase::Ended { .. } => {
                     let work = Work {
                         partitions: left,
                         ..Work::default()
@@ -189,18 +192,15 @@ impl Transactions {
         }
         let (fresh_id, block) = self.take_id()?;
         self.meta.durable(block).await.map_err(storage)?;
-        let (shared, is_new) = self.find_or_add(id, fresh_id, timeout)?;
+        let shared = self.find_or_add(id, fresh_id, timeout)?;
         let (ending, made, producer) = {
             let mut transaction = lock(&shared);
-            let mut ending = None;
-            if !is_new {
-                ending = transaction.take_over(timeout, claimed)?;
-                if ending.is_none() && transaction.is_worn_out() {
-                    transaction.renew(fresh_id);
-                    lock(&self.known)
-                        .by_producer
-                        .insert(fresh_id, Arc::clone(&shared));
-                }
+            let ending = transaction.take_over(timeout, claimed)?;
+            if ending.is_none() && transaction.is_worn_out() {
+                let mut known = lock(&self.known);
+                known.by_producer.remove(&transaction.producer_id);
+                known.by_producer.insert(fresh_id, Arc::clone(&shared));
+                transaction.renew(fresh_id);
             }
             let made = self.store_locked(id, &transaction).map_err(storage)?;
             (ending, made, (transaction.producer_id, transaction.epoch))
@@ -426,23 +426,25 @@ impl Transactions {
             .ok_or(ResponseError::InvalidProducerIdMapping)
     }
 
+    /// A new one has no holder yet: of two that ask at once, each takes over and gets an epoch.
     fn find_or_add(
         &self,
         id: &str,
         fresh_id: i64,
         timeout: Duration,
-    ) -> Result<(Shared, bool), ResponseError> {
+    ) -> Result<Shared, ResponseError> {
         let mut known = lock(&self.known);
         if let Some(shared) = known.by_id.get(id) {
-            return Ok((Arc::clone(shared), false));
+            return Ok(Arc::clone(shared));
         }
         if known.by_id.len() >= self.max_ids {
             return Err(ResponseError::PolicyViolation);
         }
-        let shared = Arc::new(Mutex::new(Transaction::new(fresh_id, 0, timeout)));
+        let unheld = Transaction::new(fresh_id, UNHELD, timeout);
+        let shared = Arc::new(Mutex::new(unheld));
         known.by_id.insert(id.to_owned(), Arc::clone(&shared));
         known.by_producer.insert(fresh_id, Arc::clone(&shared));
-        Ok((shared, true))
+        Ok(shared)
     }
 
     fn remember(&self, id: &str, transaction: Transaction) -> Shared {
@@ -483,3 +485,6 @@ impl Transactions {
 fn milliseconds(count: i32) -> Duration {
     Duration::from_millis(u64::try_from(count).unwrap_or(0))
 }
+
+#[cfg(test)]
+mod tests;

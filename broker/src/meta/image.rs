@@ -92,8 +92,10 @@ pub(crate) struct Transaction {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Phase {
-    /// None is open.
+    /// None is open, and none was ended by this holder.
     Idle,
+    /// The last one was committed or aborted: a retry of its end is answered by that.
+    Ended { commit: bool },
     /// One is open.
     Begun,
     /// One is being committed.
@@ -147,10 +149,11 @@ impl Image {
                 epoch,
                 timeout_ms,
             } => {
-                let phase = self
-                    .transactions
-                    .remove(&id)
-                    .map_or(Phase::Idle, |old| old.phase);
+                // What a former holder ended is nothing to the new one.
+                let phase = match self.transactions.remove(&id).map(|old| old.phase) {
+                    None | Some(Phase::Ended { .. }) => Phase::Idle,
+                    Some(open) => open,
+                };
                 let transaction = Transaction {
                     producer_id,
                     epoch,
@@ -175,13 +178,7 @@ impl Image {
                     },
                 );
             }
-            Change::TransactionEnded { id } => {
-                if let Some(Phase::Prepared { offsets, .. }) = self.enter(&id, Phase::Idle) {
-                    for (group, offsets) in offsets {
-                        self.commit(group, offsets);
-                    }
-                }
-            }
+            Change::TransactionEnded { id } => self.end_transaction(&id),
         }
     }
 
@@ -221,17 +218,24 @@ impl Image {
                 epoch,
                 timeout_ms,
             });
+            let begun = Change::TransactionBegun { id: id.clone() };
+            let prepared = |partitions, offsets| Change::TransactionPrepared {
+                id: id.clone(),
+                partitions,
+                offsets,
+            };
+            let ended = Change::TransactionEnded { id: id.clone() };
             changes.extend(match transaction.phase.clone() {
-                Phase::Idle => None,
-                Phase::Begun => Some(Change::TransactionBegun { id }),
+                Phase::Idle => vec![],
+                Phase::Begun => vec![begun],
                 Phase::Prepared {
                     partitions,
                     offsets,
-                } => Some(Change::TransactionPrepared {
-                    id,
-                    partitions,
-                    offsets,
-                }),
+                } => vec![prepared(partitions, offsets)],
+                Phase::Ended { commit: false } => vec![begun, ended],
+                Phase::Ended { commit: true } => {
+                    vec![prepared(BTreeSet::new(), BTreeMap::new()), ended]
+                }
             });
         }
         changes
@@ -266,9 +270,26 @@ impl Image {
         }
     }
 
-    fn enter(&mut self, id: &str, phase: Phase) -> Option<Phase> {
-        let transaction = self.transactions.get_mut(id)?;
-        Some(std::mem::replace(&mut transaction.phase, phase))
+    fn end_transaction(&mut self, id: &str) {
+        let Some(transaction) = self.transactions.get_mut(id) else {
+            return;
+        };
+        let commit = match &transaction.phase {
+            Phase::Prepared { .. } | Phase::Ended { commit: true } => true,
+            Phase::Idle | Phase::Begun | Phase::Ended { commit: false } => false,
+        };
+        let before = std::mem::replace(&mut transaction.phase, Phase::Ended { commit });
+        if let Phase::Prepared { offsets, .. } = before {
+            for (group, offsets) in offsets {
+                self.commit(group, offsets);
+            }
+        }
+    }
+
+    fn enter(&mut self, id: &str, phase: Phase) {
+        if let Some(transaction) = self.transactions.get_mut(id) {
+            transaction.phase = phase;
+        }
     }
 }
 
@@ -348,11 +369,23 @@ mod tests {
             Change::ProducerIds { next: 1000 },
             fenced(0),
             Change::TransactionBegun { id: "x".to_owned() },
-            prepared(),
-            fenced(1),
         ]);
-        let text = serde_json::to_vec(&image.changes()).unwrap();
-        assert_eq!(fold(serde_json::from_slice(&text).unwrap()), image);
+        let ended = || Change::TransactionEnded { id: "x".to_owned() };
+        let begun = || Change::TransactionBegun { id: "x".to_owned() };
+        for more in [
+            vec![],
+            vec![ended()],
+            vec![prepared()],
+            vec![prepared(), fenced(1)],
+            vec![prepared(), ended()],
+            vec![prepared(), ended(), fenced(1)],
+            vec![prepared(), ended(), begun()],
+        ] {
+            let mut image = image.clone();
+            more.into_iter().for_each(|change| image.apply(change));
+            let text = serde_json::to_vec(&image.changes()).unwrap();
+            assert_eq!(fold(serde_json::from_slice(&text).unwrap()), image);
+        }
     }
 
     #[test]

@@ -9,6 +9,9 @@ use crate::meta::GroupOffsets;
 /// A topic's partition.
 pub(crate) type Place = (String, i32);
 
+/// The epoch of an id that nobody holds yet: the first to take it over gets epoch 0.
+pub(crate) const UNHELD: i16 = -1;
+
 /// One transactional id: who holds it, and the transaction it has open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Transaction {
@@ -79,7 +82,9 @@ impl Transaction {
         timeout: Duration,
         claimed: Option<(i64, i16)>,
     ) -> Result<Option<Ending>, ResponseError> {
-        if let Some((producer_id, epoch)) = claimed {
+        if let Some((producer_id, epoch)) = claimed
+            && self.epoch != UNHELD
+        {
             self.check(producer_id, epoch)?;
         }
         if matches!(self.phase, Phase::Ending { .. }) {
@@ -351,6 +356,15 @@ mod tests {
             transaction.add_partitions((7, 1), [place()], SECOND),
             Ok(true)
         );
+    }
+
+    #[test]
+    fn the_first_two_to_take_an_id_get_different_epochs() {
+        let mut transaction = Transaction::new(7, UNHELD, SECOND);
+        assert_eq!(transaction.take_over(SECOND, Some((3, 9))), Ok(None));
+        let first = transaction.epoch;
+        assert_eq!(transaction.take_over(SECOND, None), Ok(None));
+        assert_eq!((first, transaction.epoch), (0, 1));
     }
 
     #[test]
