@@ -22,7 +22,6 @@ mod journal;
 
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 pub(crate) use image::{Change, Committed, GroupOffsets, Image, Phase, TopicImage};
@@ -35,7 +34,6 @@ use crate::log::{Durable, Flush, Flusher, StorageFailed, lock};
 pub(crate) struct Meta {
     state: Mutex<State>,
     durable: Durable,
-    dirty: AtomicBool,
     flusher: Arc<Flusher>,
     rewrite_above: u64,
 }
@@ -46,6 +44,8 @@ struct State {
     journal: Journal,
     /// Changes made since the start.
     made: i64,
+    /// Whether the flusher holds the journal.
+    dirty: bool,
 }
 
 /// A change that was made; it is durable once [`Meta::durable`] says so.
@@ -67,12 +67,11 @@ impl Meta {
             image,
             journal,
             made: 0,
+            dirty: false,
         });
-        let (durable, dirty) = (Durable::new(0), AtomicBool::new(false));
         Ok(Self {
             state,
-            durable,
-            dirty,
+            durable: Durable::new(0),
             flusher,
             rewrite_above,
         })
@@ -104,13 +103,11 @@ impl Meta {
             }
             state.image.apply(change);
             state.made += 1;
+            if !std::mem::replace(&mut state.dirty, true) {
+                self.flusher.push(Arc::<Self>::clone(self));
+            }
         }
-        let made = Made(state.made);
-        drop(state);
-        if !self.dirty.swap(true, Ordering::AcqRel) {
-            self.flusher.push(Arc::<Self>::clone(self));
-        }
-        Ok((made, answer))
+        Ok((Made(state.made), answer))
     }
 
     /// Waits until a change is durable. Cancel safe.
@@ -120,8 +117,7 @@ impl Meta {
 }
 
 impl Flush for Meta {
-    fn flush(&self) {
-        self.dirty.store(false, Ordering::Release);
+    fn flush(&self) -> bool {
         let mut state = lock(&self.state);
         let made = state.made;
         let synced = if state.journal.grown_above(self.rewrite_above) {
@@ -130,7 +126,9 @@ impl Flush for Meta {
         } else {
             let file = state.journal.file();
             drop(state);
-            file.sync_data()
+            let synced = file.sync_data();
+            state = lock(&self.state);
+            synced
         };
         match synced {
             Ok(()) => self.durable.advance(made),
@@ -139,5 +137,7 @@ impl Flush for Meta {
                 self.durable.fail();
             }
         }
+        state.dirty = state.made > made && self.durable.through().is_ok();
+        state.dirty
     }
 }

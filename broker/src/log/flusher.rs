@@ -13,8 +13,12 @@ const THREADS: usize = 4;
 
 /// Something with written bytes that are not durable yet.
 pub(crate) trait Flush: Send + Sync + fmt::Debug {
-    /// Syncs what was written so far and tells those who wait. Blocks.
-    fn flush(&self);
+    /// Syncs what was written so far and tells those who wait; returns whether more was written
+    /// meanwhile and is to be synced, too. Blocks.
+    ///
+    /// It is never called twice at a time for one file: the kernel reports a failed write to one
+    /// `fsync` only, so a second one would succeed and acknowledge what is lost.
+    fn flush(&self) -> bool;
 }
 
 /// The storage failed to make a write durable; what follows it is refused.
@@ -82,7 +86,8 @@ pub(crate) struct Flusher {
 
 #[derive(Debug)]
 struct Shared {
-    /// Each file is in here once at most: it marks itself dirty once between two flushes.
+    /// Each file is in here, or in the hands of one thread, once at most: it marks itself dirty
+    /// and stays so until a flush found nothing more to do.
     queue: Mutex<Queue>,
     wake: Condvar,
     /// Counts flushes: readers at the end of the log wait for it.
@@ -165,8 +170,12 @@ impl Shared {
                 return;
             };
             drop(queue);
-            file.flush();
+            let more = file.flush();
             self.flushed.send_modify(|count| *count += 1);
+            if more {
+                self.queue().dirty.push_back(file);
+                self.wake.notify_one();
+            }
         }
     }
 }
@@ -175,4 +184,36 @@ impl Shared {
 /// whole before it can fail.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[derive(Debug, Default)]
+    struct Busy {
+        left: AtomicU32,
+        inside: AtomicU32,
+    }
+
+    impl Flush for Busy {
+        fn flush(&self) -> bool {
+            assert_eq!(self.inside.fetch_add(1, Ordering::SeqCst), 0);
+            std::thread::yield_now();
+            self.inside.fetch_sub(1, Ordering::SeqCst);
+            self.left.fetch_sub(1, Ordering::SeqCst) > 1
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_written_while_it_is_flushed_is_flushed_again() {
+        let flusher = Flusher::start().unwrap();
+        let file = Arc::new(Busy::default());
+        file.left.store(100, Ordering::SeqCst);
+        flusher.push(Arc::<Busy>::clone(&file));
+        flusher.close();
+        assert_eq!(file.left.load(Ordering::SeqCst), 0);
+    }
 }

@@ -2,7 +2,6 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -22,8 +21,6 @@ pub(crate) struct Partition {
     flusher: Arc<Flusher>,
     state: Mutex<State>,
     durable: Durable,
-    /// Whether the flusher's queue holds this partition.
-    dirty: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -36,6 +33,8 @@ struct State {
     /// Append times never go back within a partition.
     last_append_time: i64,
     producers: Producers,
+    /// Whether the flusher holds this partition.
+    dirty: bool,
 }
 
 /// Which time stamps records get.
@@ -147,16 +146,15 @@ impl Partition {
             next,
             last_append_time,
             producers,
+            dirty: false,
         };
         let (state, durable) = (Mutex::new(state), Durable::new(next));
-        let dirty = AtomicBool::new(false);
         Ok(Self {
             folder,
             segment_bytes,
             flusher,
             state,
             durable,
-            dirty,
         })
     }
 
@@ -223,7 +221,7 @@ impl Partition {
         state.producers.note(&stamped, commits);
         state.next = stamped.last_offset() + 1;
         state.last_append_time = time.unwrap_or(state.last_append_time);
-        if !self.dirty.swap(true, Ordering::AcqRel) {
+        if !std::mem::replace(&mut state.dirty, true) {
             self.flusher.push(Arc::<Self>::clone(self));
         }
         Ok(Appended {
@@ -411,19 +409,23 @@ impl State {
 }
 
 impl Flush for Partition {
-    fn flush(&self) {
-        self.dirty.store(false, Ordering::Release);
+    fn flush(&self) -> bool {
         let (file, next) = {
             let state = self.state();
             (Arc::clone(&state.active.file), state.next)
         };
-        match file.sync_data() {
+        let synced = file.sync_data();
+        // A roll that syncs the same file has noted its failure before it lets the state go.
+        let mut state = self.state();
+        match synced {
             Ok(()) => self.durable.advance(next),
             Err(error) => {
                 tracing::error!(folder = %self.folder.display(), %error, "cannot sync");
                 self.durable.fail();
             }
         }
+        state.dirty = state.next > next && self.durable.through().is_ok();
+        state.dirty
     }
 }
 

@@ -1,6 +1,6 @@
 use super::*;
-use crate::log::testing::Sample;
 use crate::log::Stamp;
+use crate::log::testing::Sample;
 use crate::node::Node;
 
 /// A broker without a listener, and the folder that outlives it.
