@@ -57,6 +57,9 @@ pub struct Config {
     /// How long to wait at start for a log that is not up yet.
     #[serde(with = "compact::required")]
     pub startup_timeout: Duration,
+    /// How often a running process looks whether the topics are still laid out as they must be.
+    #[serde(with = "compact::required")]
+    pub check_interval: Duration,
     /// Records in one batch of a consumer, at most.
     pub batch_records: usize,
     /// Bytes of keys and values at which a consumer's batch is closed.
@@ -90,6 +93,7 @@ impl Default for Config {
             max_poll_interval: Duration::from_mins(5),
             request_timeout: Duration::from_secs(10),
             startup_timeout: Duration::from_mins(1),
+            check_interval: Duration::from_secs(30),
             batch_records: 500,
             batch_bytes: 4 * 1024 * 1024,
             prefetch_kbytes: 16 * 1024,
@@ -208,6 +212,10 @@ impl Config {
             (
                 self.startup_timeout < self.request_timeout,
                 "startup_timeout must not be below request_timeout",
+            ),
+            (
+                self.check_interval < ms,
+                "check_interval must be at least 1ms",
             ),
             (self.batch_records < 1, "batch_records must be at least 1"),
             (self.batch_bytes < 1, "batch_bytes must be at least 1"),

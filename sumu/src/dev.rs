@@ -121,6 +121,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let following = CancellationToken::new();
     let edges = Edges::follow(&log, following.clone()).await?;
     let health = Health::new();
+    let part = health.component("log");
+    part.ready();
+    tokio::spawn(roles::watch_topics(log.clone(), part, following.clone()));
     let endpoints = Endpoints {
         health: health.clone(),
         metrics: telemetry.metrics(),

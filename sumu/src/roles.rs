@@ -136,11 +136,12 @@ impl Process {
         let part = endpoints.health.component("log");
         let name = format!("the log at {}", settings.log.brokers);
         patiently(&part, &name, LogError::is_transient, || log.check_topics()).await?;
+        let following = CancellationToken::new();
+        tokio::spawn(watch_topics(log.clone(), part, following.clone()));
         let part = endpoints.health.component("store");
         let name = format!("the store at {}", settings.store.nodes.join(","));
         let connect = || Box::pin(ScyllaStore::connect(&settings.store));
         let store = patiently(&part, &name, StoreError::is_transient, connect).await?;
-        let following = CancellationToken::new();
         let part = endpoints.health.component("edges");
         let follow = || Edges::follow(&log, following.clone());
         let edges = patiently(&part, "the edges topic", LogError::is_transient, follow).await?;
@@ -200,6 +201,22 @@ impl HealthServer {
             tracing::warn!(%error, "the listener of health and metrics broke");
         }
     }
+}
+
+/// Looks again and again whether the topics are laid out as they must be. A partition count that
+/// changes under a running process would tear users from their partitions: it is not ready then.
+pub(crate) async fn watch_topics(log: Log, part: Component, until: CancellationToken) {
+    let every = log.config().check_interval;
+    let watch = async {
+        loop {
+            tokio::time::sleep(every).await;
+            match log.check_topics().await {
+                Ok(()) => part.ready(),
+                Err(error) => part.not_ready(error.to_string()),
+            }
+        }
+    };
+    until.run_until_cancelled(watch).await;
 }
 
 /// Sends the last spans and metrics.

@@ -112,6 +112,7 @@ fn spawn(dir: &TempDir, listen: u16, broker: u16) -> Child {
         .arg(dir.path().join("data"))
         .args(["--listen", &format!("127.0.0.1:{listen}")])
         .args(["--broker-listen", &format!("127.0.0.1:{broker}")])
+        .env("SUMU__LOG__CHECK_INTERVAL", "200ms")
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())
         .stderr(log)

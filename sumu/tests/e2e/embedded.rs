@@ -1,11 +1,14 @@
 //! Runs the embedded default and kills it: nothing acknowledged is lost and presence comes right.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::check::{Produced, Target};
 use crate::dev::Dev;
 use crate::device::{Command, Device, Shared};
-use crate::kafka::{Consumed, Producer, Seen};
+use crate::kafka::{Consumed, Producer, Seen, add_partitions};
 use crate::{check, until};
 
 const USERS: usize = 20;
@@ -102,7 +105,7 @@ async fn notify(producer: &Producer, names: &[String], from: u64) -> Vec<Produce
                 ..Target::default()
             },
         };
-        let (n, at) = (from + i, tokio::time::Instant::now());
+        let (n, at) = (from + i, Instant::now());
         let (partition, offset) = producer
             .send("sumu.notifications", Some(&target.request(n)))
             .await;
@@ -142,4 +145,23 @@ async fn presence_comes_right(dev: &Dev, devices: &[Device]) {
         .filter(|e| e.key.as_deref() == Some("user-0"))
         .collect();
     assert!(of_user_0.len() <= 4, "{of_user_0:?}");
+}
+
+/// The partition of a user is a hash modulo the count: it must not change under a running process.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_partition_count_makes_the_process_unready() {
+    let dev = Dev::start().await;
+    add_partitions(&dev.brokers(), "sumu.connections", 13).await;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let answer = reqwest::get(format!("{}/readyz", dev.http()))
+            .await
+            .unwrap();
+        let (status, body) = (answer.status(), answer.text().await.unwrap());
+        if status == 503 && body.contains("sumu.connections") && body.contains("13") {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{status} {body}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rdkafka::Message;
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{Consumer, StreamConsumer};
 use rdkafka::message::Headers;
@@ -116,4 +117,18 @@ fn seen_from(message: &rdkafka::message::BorrowedMessage<'_>) -> Seen {
         value: message.payload().unwrap_or_default().to_vec(),
         headers,
     }
+}
+
+/// Does what an operator should not: changes how many partitions a topic has.
+pub(crate) async fn add_partitions(brokers: &str, topic: &str, count: usize) {
+    let admin: AdminClient<_> = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .create()
+        .unwrap();
+    let more = NewPartitions::new(topic, count);
+    let results = admin
+        .create_partitions([&more], &AdminOptions::new())
+        .await
+        .unwrap();
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
 }
