@@ -20,6 +20,7 @@ pub struct Edges {
     partition: TopicPartition,
     membership: Arc<Mutex<Membership>>,
     changed: watch::Receiver<i64>,
+    settled: watch::Sender<i64>,
 }
 
 impl Edges {
@@ -40,6 +41,7 @@ impl Edges {
                 partition,
                 membership: Arc::default(),
                 changed,
+                settled: watch::Sender::new(-1),
             };
             let task = tokio::spawn(edges.clone().run(reader, changes, shutdown));
             edges.read_to_end().await.inspect_err(|_| task.abort())?;
@@ -68,6 +70,15 @@ impl Edges {
         self.changed.clone()
     }
 
+    /// The highest offset that [`Edges::read_to_end`] has answered in this process: what the fold
+    /// says of an expiry up to there is final. Of a later one it is not: where this process was
+    /// stopped for long, compaction may have removed the heartbeat that makes it void, and a later
+    /// heartbeat, not read yet, says so.
+    #[must_use]
+    pub fn settled(&self) -> watch::Receiver<i64> {
+        self.settled.subscribe()
+    }
+
     /// Asks for the topic's end now, waits until everything before it is folded, and answers the
     /// highest offset folded. Cancel safe.
     ///
@@ -80,13 +91,25 @@ impl Edges {
         let mut changed = self.changed.clone();
         let within = self.log.config().request_timeout;
         match timeout(within, changed.wait_for(|through| through + 1 >= end)).await {
-            Ok(Ok(through)) => Ok(*through),
+            Ok(Ok(through)) => {
+                let through = *through;
+                self.settle(through);
+                Ok(through)
+            }
             Ok(Err(closed)) => Err(LogError::Permanent {
                 doing,
                 reason: closed.to_string(),
             }),
             Err(_) => Err(error::timed_out(doing, within)),
         }
+    }
+
+    fn settle(&self, through: i64) {
+        self.settled.send_if_modified(|settled| {
+            let further = through > *settled;
+            *settled = through.max(*settled);
+            further
+        });
     }
 
     async fn run(

@@ -63,6 +63,9 @@ pub enum Error {
     /// The store refuses for good.
     #[error("presence: {0}")]
     Store(#[from] StoreError),
+    /// Nobody says any more which edges live: their ends would go unnoticed.
+    #[error("presence: the edges topic is not followed any more")]
+    Edges,
     /// The log refuses presence events for good.
     #[error("presence: the log refused a batch of presence events: {0}")]
     Refused(String),

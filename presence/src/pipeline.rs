@@ -19,13 +19,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use eventlog::{
-    GroupConsumer, GroupEvent, LogError, Producer, Record, Start, TopicPartition,
+    Committed, GroupConsumer, GroupEvent, LogError, Producer, Record, Start, TopicPartition,
     TransactionalProducer,
 };
 use runtime::Component;
 use schemas::connections::EdgeExpired;
 use schemas::{ConnectionEvent, Position};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use uuid::Uuid;
@@ -53,6 +53,8 @@ pub(crate) struct Pipeline {
     owned: BTreeMap<TopicPartition, Owned>,
     /// Assigned, and not taken over yet.
     arrivals: Vec<TopicPartition>,
+    /// When to try the arrivals that could not be taken over.
+    next_takeover: Instant,
     /// Records that came while a batch was waiting to be tried again.
     held: VecDeque<Vec<Record>>,
     /// Has joined the group.
@@ -85,6 +87,7 @@ impl Pipeline {
             producer: deps.log.producer()?,
             owned: BTreeMap::new(),
             arrivals: Vec::new(),
+            next_takeover: Instant::now(),
             held: VecDeque::new(),
             joined: false,
             trouble: None,
@@ -103,11 +106,12 @@ impl Pipeline {
             Err(error) => self.store_health.not_ready(error.to_string()),
         }
         let shutdown = self.shutdown.clone();
-        let mut edges = self.deps.edges.changed();
+        let mut followed = self.deps.edges.changed();
+        let mut settled = self.deps.edges.settled();
         let mut interval = interval(self.config.tick);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !shutdown.is_cancelled() {
-            if !self.arrivals.is_empty() {
+            if !self.arrivals.is_empty() && Instant::now() >= self.next_takeover {
                 self.take_over().await?;
                 continue;
             }
@@ -119,7 +123,8 @@ impl Pipeline {
                 () = shutdown.cancelled() => {}
                 event = self.group.next() => self.event(event).await?,
                 _ = interval.tick() => self.look_after(),
-                Ok(()) = edges.changed() => self.append_markers(),
+                Ok(()) = settled.changed() => self.append_markers(),
+                Err(_) = followed.changed() => return Err(Error::Edges),
             }
         }
         self.group.close().await;
@@ -127,19 +132,23 @@ impl Pipeline {
     }
 
     async fn event(&mut self, event: Result<GroupEvent, LogError>) -> Result<(), Error> {
-        if let Some(records) = self.moved(event)? {
+        if let Some(records) = self.moved(event).await? {
             self.process(records).await?;
         }
         Ok(())
     }
 
     /// Notes a move of partitions; hands records back.
-    fn moved(&mut self, event: Result<GroupEvent, LogError>) -> Result<Option<Vec<Record>>, Error> {
+    async fn moved(
+        &mut self,
+        event: Result<GroupEvent, LogError>,
+    ) -> Result<Option<Vec<Record>>, Error> {
         match event {
             Ok(GroupEvent::Assigned(partitions)) => {
                 debug!(?partitions, "assigned");
                 self.joined = true;
                 self.arrivals.extend(partitions);
+                self.next_takeover = Instant::now();
             }
             Ok(GroupEvent::Revoked(partitions)) => {
                 debug!(?partitions, "revoked");
@@ -153,6 +162,11 @@ impl Pipeline {
             Err(error) => {
                 warn!(%error, "joining the group anew");
                 self.health.not_ready(error.to_string());
+                // What refused this member may refuse the next one, too.
+                tokio::select! {
+                    () = self.shutdown.cancelled() => {}
+                    () = sleep(self.config.retry_max) => {}
+                }
                 let topics = [Arc::clone(&self.deps.log.topics().connections)];
                 self.group = self.deps.log.group(&self.config.group, &topics)?;
                 self.joined = false;
@@ -173,44 +187,52 @@ impl Pipeline {
         self.telemetry.partitions(self.owned.len());
     }
 
-    /// Brings the partitions that arrived to where they were left; those that fail now come again.
+    /// Brings the partitions that arrived to where they were left. Those that fail come again later:
+    /// one that the log cannot serve does not keep the others waiting.
     async fn take_over(&mut self) -> Result<(), Error> {
         self.health.not_ready("taking partitions over");
-        match self.try_take_over().await {
-            Ok(()) => Ok(()),
-            // Retention can pass the beginning while it is being looked up.
-            Err(error) if error.is_transient() || matches!(error, LogError::OutOfRange { .. }) => {
-                self.health.not_ready(error.to_string());
-                self.wait(self.config.retry_min, &mut Batch::default())
-                    .await
+        let begun = Instant::now();
+        let mut failed = None;
+        match self.group.committed(&self.arrivals).await {
+            Ok(committed) => {
+                for committed in committed {
+                    match self.take_over_one(&committed).await {
+                        // The event that says so is on its way.
+                        Ok(()) | Err(LogError::NotOwner(_)) => {
+                            let taken = &committed.partition;
+                            self.arrivals.retain(|arrived| arrived != taken);
+                        }
+                        Err(error) => failed = Some(error),
+                    }
+                }
             }
-            Err(error) => Err(error.into()),
+            Err(error) => failed = Some(error),
+        }
+        self.telemetry.partitions(self.owned.len());
+        match failed {
+            None => Ok(()),
+            // Retention can pass the beginning while it is being looked up.
+            Some(error) if error.is_transient() || matches!(error, LogError::OutOfRange { .. }) => {
+                warn!(%error, "partitions could not be taken over yet");
+                self.health.not_ready(error.to_string());
+                // As long again for the others.
+                let pause = (begun.elapsed()).clamp(self.config.retry_min, self.config.retry_max);
+                self.next_takeover = Instant::now() + pause;
+                Ok(())
+            }
+            Some(error) => Err(error.into()),
         }
     }
 
-    async fn try_take_over(&mut self) -> Result<(), LogError> {
-        let committed = self.group.committed(&self.arrivals).await?;
-        for committed in committed {
-            let partition = &committed.partition;
-            let (restart, takeover) = takeover::plan(&self.deps.log, partition, &committed).await?;
-            match (self.group)
-                .start(partition, Start::Offset(restart.from))
-                .await
-            {
-                Ok(()) => {
-                    let topic = Arc::clone(&partition.topic);
-                    let (number, rules) = (partition.partition, self.rules);
-                    let fold = Partition::new(topic, number, rules, Some(restart));
-                    let owned = Owned::new(fold, takeover, Instant::now());
-                    self.owned.insert(partition.clone(), owned);
-                }
-                // The event that says so is on its way.
-                Err(LogError::NotOwner(_)) => {}
-                Err(error) => return Err(error),
-            }
-            self.arrivals.retain(|arrived| arrived != partition);
-        }
-        self.telemetry.partitions(self.owned.len());
+    async fn take_over_one(&mut self, committed: &Committed) -> Result<(), LogError> {
+        let partition = &committed.partition;
+        let (restart, takeover) = takeover::plan(&self.deps.log, partition, committed).await?;
+        let from = Start::Offset(restart.from);
+        self.group.start(partition, from).await?;
+        let topic = Arc::clone(&partition.topic);
+        let fold = Partition::new(topic, partition.partition, self.rules, Some(restart));
+        self.owned
+            .insert(partition.clone(), Owned::new(fold, takeover));
         Ok(())
     }
 
@@ -264,13 +286,13 @@ impl Pipeline {
                 event = self.group.next() => event,
             };
             let transient = matches!(&event, Err(error) if error.is_transient());
-            if let Some(records) = self.moved(event)? {
+            if let Some(records) = self.moved(event).await? {
                 self.held.push_back(records);
             }
             let owned = &self.owned;
             batch.0.retain(|part| owned.contains_key(&part.partition));
             if transient {
-                tokio::time::sleep(self.config.retry_min).await;
+                sleep(self.config.retry_min).await;
             }
         }
         let owned: Vec<_> = self.owned.keys().cloned().collect();
@@ -288,7 +310,7 @@ impl Pipeline {
             return;
         }
         let behind = self.owned.values().filter(|owned| !owned.is_caught_up());
-        match (self.joined, behind.count()) {
+        match (self.joined, behind.count() + self.arrivals.len()) {
             (false, _) => self.health.not_ready("joining the group"),
             (true, 0) => self.health.ready(),
             (true, behind) => {
@@ -316,11 +338,13 @@ impl Pipeline {
 
     /// Marks the ends of edges' lives in the partitions that still have connections of theirs.
     fn append_markers(&mut self) {
+        let settled = *self.deps.edges.settled().borrow();
         for (partition, owned) in &mut self.owned {
             for (edge_id, epoch) in owned.unmarked() {
                 let expiry = (self.deps.edges)
                     .with(|edges| edges.ended(&edge_id, epoch).map(|ended| ended.expiry));
-                let Some(offset) = expiry else {
+                // A marker cannot be taken back: the end must be final.
+                let Some(offset) = expiry.filter(|expiry| *expiry <= settled) else {
                     continue;
                 };
                 let marker = ConnectionEvent::EdgeExpired(EdgeExpired {

@@ -16,10 +16,12 @@ use uuid::Uuid;
 use crate::telemetry::{Appended, Telemetry};
 use crate::{Config, Deps, Error, records};
 
-/// How many looks there are in a lease, and in the heartbeat's time at least one.
+/// How many looks there are in a lease at least. Silence is known to two looks.
 const LOOKS_PER_LEASE: u32 = 16;
+/// How many looks there are in a heartbeat's time at least.
+const LOOKS_PER_HEARTBEAT: u32 = 8;
 /// How many looks lie between two clean-ups of the topic.
-const LOOKS_PER_CLEANUP: u32 = 64;
+const LOOKS_PER_CLEANUP: u32 = 512;
 
 pub(crate) struct Watch {
     edges: Edges,
@@ -41,7 +43,7 @@ impl Watch {
             producer: deps.log.producer()?,
             clock: deps.clock,
             leases: LeaseWatch::new(lease),
-            every: (lease / LOOKS_PER_LEASE).min(deps.timings.heartbeat),
+            every: (lease / LOOKS_PER_LEASE).min(deps.timings.heartbeat / LOOKS_PER_HEARTBEAT),
             stagger: own_part(config.expiry_stagger),
             telemetry,
         })

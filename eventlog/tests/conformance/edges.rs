@@ -65,6 +65,11 @@ pub(crate) async fn are_followed_and_read_to_their_end(server: &Server) {
         edges.with(|m| m.ended(&edge_id, first).unwrap().expiry),
         expiry
     );
+    // Having come past it is not enough: the end was not asked for since.
+    let settled = edges.settled();
+    assert!(*settled.borrow() < expiry);
+    edges.read_to_end().await.unwrap();
+    assert_eq!(*settled.borrow(), expiry);
     let second = Epoch(append(started).await);
     edges.read_to_end().await.unwrap();
     assert_eq!(edges.with(|m| m.highest_epoch(&edge_id)), Some(second));

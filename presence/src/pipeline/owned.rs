@@ -27,8 +27,9 @@ pub(crate) struct Takeover {
 pub(crate) struct Owned {
     pub(crate) fold: Partition,
     takeover: Takeover,
-    /// When its last record was folded, or the partition taken over.
-    last_record: Instant,
+    /// When its last record was folded; `None` if that was there before the takeover: then it is not
+    /// known how long ago it was appended.
+    last_record: Option<Instant>,
     tick: Option<InFlight>,
     markers: HashMap<(EdgeId, Epoch), InFlight>,
 }
@@ -41,11 +42,11 @@ pub(crate) enum InFlight {
 }
 
 impl Owned {
-    pub(crate) fn new(fold: Partition, takeover: Takeover, now: Instant) -> Self {
+    pub(crate) fn new(fold: Partition, takeover: Takeover) -> Self {
         Self {
             fold,
             takeover,
-            last_record: now,
+            last_record: None,
             tick: None,
             markers: HashMap::new(),
         }
@@ -61,7 +62,7 @@ impl Owned {
     ) -> bool {
         let offset = record.position.offset;
         let event = decode(record);
-        self.last_record = now;
+        self.last_record = (offset >= self.takeover.end).then_some(now);
         if offset < self.takeover.committed {
             (self.fold).replay(offset, record.append_time, event.as_ref());
             telemetry.replayed();
@@ -84,13 +85,18 @@ impl Owned {
         self.fold.next() >= self.takeover.end.max(self.takeover.committed)
     }
 
-    /// Whether a tick is wanted: something is due, no record comes, and none is on its way.
+    /// Whether a tick is wanted: something is due, no record comes, and none is on its way. After a
+    /// takeover one that tells the log time: what was due under another owner is due already.
     pub(crate) fn wants_tick(&mut self, now: Instant, quiet: Duration) -> bool {
-        let silence = now.saturating_duration_since(self.last_record);
-        let due = self.fold.next_due();
+        let Some(due) = self.fold.next_due() else {
+            return false;
+        };
+        let is_time = self.last_record.is_none_or(|last| {
+            let silence = now.saturating_duration_since(last);
+            silence >= quiet && due <= self.fold.log_time() + silence
+        });
         self.is_caught_up()
-            && silence >= quiet
-            && due.is_some_and(|due| due <= self.fold.log_time() + silence)
+            && is_time
             && (self.tick.as_mut()).is_none_or(|tick| tick.is_over(self.fold.next()))
     }
 
@@ -163,5 +169,114 @@ pub(crate) struct Part {
 impl Batch {
     pub(crate) fn drop_partitions(&mut self, gone: &[TopicPartition]) {
         self.0.retain(|part| !gone.contains(&part.partition));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use schemas::connections::Closed;
+    use schemas::{CloseCode, ConnectionId, Envelope, Millis, Position};
+
+    use super::*;
+    use crate::processor::{OnlineEvents, Rules};
+
+    const QUIET: Duration = Duration::from_millis(250);
+    const GRACE: Duration = Duration::from_secs(5);
+
+    fn owned(end: i64) -> Owned {
+        let rules = Rules {
+            connection_ttl: Duration::from_mins(30),
+            grace: GRACE,
+            online: OnlineEvents::First,
+        };
+        let takeover = Takeover {
+            committed: 0,
+            told_through: -1,
+            end,
+        };
+        let fold = Partition::new(Arc::from("sumu.connections"), 0, rules, None);
+        Owned::new(fold, takeover)
+    }
+
+    fn record(offset: i64, event: &ConnectionEvent) -> Record {
+        let envelope = Envelope {
+            id: uuid::Uuid::nil(),
+            source: "/test".into(),
+            ty: event.ce_type(),
+            time: Millis(0),
+            subject: None,
+            traceparent: None,
+            sumu: None,
+        };
+        Record {
+            position: Position {
+                topic: "sumu.connections".into(),
+                partition: 0,
+                offset,
+            },
+            append_time: Millis(1_000),
+            key: None,
+            value: Some(event.encode()),
+            headers: envelope.headers(),
+        }
+    }
+
+    fn row() -> schemas::ConnectionRow {
+        let edge_id: EdgeId = "e1".parse().unwrap();
+        schemas::ConnectionRow {
+            user_id: "ada".parse().unwrap(),
+            connection_id: ConnectionId::new(&edge_id, Epoch(0), 1),
+            edge_id,
+            epoch: Epoch(0),
+            lease_until: Millis(9_000),
+            opened_at: Millis(1_000),
+            expires_at: None,
+            source_ip: "192.0.2.1".into(),
+            user_agent: None,
+            claims: None,
+        }
+    }
+
+    /// A user comes and drops out.
+    fn drop_out(owned: &mut Owned, from: i64, now: Instant) {
+        let row = row();
+        let closed = ConnectionEvent::Closed(Closed {
+            user_id: row.user_id.clone(),
+            connection_id: row.connection_id.clone(),
+            edge_id: row.edge_id.clone(),
+            epoch: row.epoch,
+            lease_until: row.lease_until,
+            code: CloseCode::DROPPED,
+            reason: "dropped".into(),
+            clean: false,
+        });
+        for (offset, event) in (from..).zip([ConnectionEvent::Opened(row), closed]) {
+            let record = record(offset, &event);
+            owned.fold(&record, &mut Outputs::default(), &Telemetry::new(), now);
+        }
+    }
+
+    #[test]
+    fn a_tick_comes_when_something_is_due_and_the_partition_quiet() {
+        let (mut owned, now) = (owned(0), Instant::now());
+        assert!(!owned.wants_tick(now, QUIET), "nothing is due");
+        drop_out(&mut owned, 0, now);
+        let almost = now + GRACE - Duration::from_millis(1);
+        assert!(!owned.wants_tick(almost, QUIET));
+        assert!(owned.wants_tick(now + GRACE, QUIET));
+    }
+
+    /// A grace that began under another owner does not begin anew.
+    #[test]
+    fn after_a_takeover_a_tick_tells_the_log_time() {
+        let (mut owned, now) = (owned(2), Instant::now());
+        drop_out(&mut owned, 0, now);
+        assert!(owned.wants_tick(now, QUIET));
+        let tick = record(2, &ConnectionEvent::Tick);
+        owned.fold(&tick, &mut Outputs::default(), &Telemetry::new(), now);
+        assert!(!owned.wants_tick(now + QUIET, QUIET));
+        assert!(owned.wants_tick(now + GRACE, QUIET));
     }
 }

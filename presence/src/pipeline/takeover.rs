@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use eventlog::{Committed, Log, LogError, Record, Start, TopicPartition};
 use schemas::{Millis, PresenceEvent};
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::owned::Takeover;
@@ -96,7 +97,12 @@ async fn told_through(log: &Log, partition: &TopicPartition) -> Result<Option<i6
             .await?;
         let mut told = None;
         while reader.position(&presence).is_some_and(|next| next < end) {
-            let records = reader.next().await?;
+            let within = log.config().request_timeout;
+            let read = timeout(within, reader.next()).await;
+            let records = read.map_err(|elapsed| LogError::Unavailable {
+                doing: "reading what was told",
+                reason: elapsed.to_string(),
+            })??;
             let positions = records
                 .iter()
                 .filter_map(|record| position_of(record, partition));

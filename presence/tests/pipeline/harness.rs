@@ -23,7 +23,7 @@ use store::embedded::{self, EmbeddedStore};
 use store::{ConnectionStore, Mutation, PresenceRow, StoreError};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -210,6 +210,11 @@ impl World {
         (epoch, heart)
     }
 
+    /// Nobody says any more which edges live.
+    pub(crate) fn stop_following(&self) {
+        self.follows.cancel();
+    }
+
     /// The whole presence topic, by partition, as committed.
     pub(crate) async fn presence(&self) -> Vec<Record> {
         self.all(&self.log.topics().presence).await
@@ -301,6 +306,12 @@ impl Worker {
     pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         self.task.await.unwrap().unwrap();
+    }
+
+    /// Waits until it gives up.
+    pub(crate) async fn gives_up(self) -> presence::Error {
+        let ended = timeout(PATIENCE, self.task).await.unwrap();
+        ended.unwrap().unwrap_err()
     }
 
     /// Ends it wherever it is, as a crash would.

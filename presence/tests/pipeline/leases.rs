@@ -65,3 +65,14 @@ async fn a_life_that_ended_while_nobody_watched_is_marked_at_the_takeover() {
     world.until_told("ada", &both).await;
     worker.stop().await;
 }
+
+/// It could neither mark the end of a life nor find one out, and nobody would know.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_processor_that_cannot_see_edges_gives_up() {
+    let world = World::new().await;
+    let worker = world.worker();
+    worker.ready().await;
+    world.stop_following();
+    let error = worker.gives_up().await;
+    assert!(matches!(error, presence::Error::Edges), "{error}");
+}
