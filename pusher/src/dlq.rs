@@ -3,11 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use eventlog::{AppendError, NewRecord, Producer, Record};
+use eventlog::{Append, AppendError, Appended, NewRecord, Producer, Record};
+use schemas::Headers;
 use tracing::{error, warn};
 
 /// The most bytes of a reason.
 const MAX_REASON_BYTES: usize = 1024;
+/// What is added to the headers of the record.
+const OUR_HEADERS: [&str; 3] = ["dlq_reason", "dlq_position", "dlq_attempts"];
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
@@ -16,9 +19,10 @@ pub(crate) fn record(topic: &Arc<str>, of: &Record, reason: &str, attempts: u32)
     let mut headers = of.headers.clone();
     let end = reason.floor_char_boundary(MAX_REASON_BYTES);
     let reason = reason.get(..end).unwrap_or_default();
-    headers.push("dlq_reason", reason.to_owned());
-    headers.push("dlq_position", of.position.to_string());
-    headers.push("dlq_attempts", attempts.to_string());
+    let [why, position, how_often] = OUR_HEADERS;
+    headers.push(why, reason.to_owned());
+    headers.push(position, of.position.to_string());
+    headers.push(how_often, attempts.to_string());
     NewRecord {
         topic: Arc::clone(topic),
         partition: of.position.partition,
@@ -29,8 +33,9 @@ pub(crate) fn record(topic: &Arc<str>, of: &Record, reason: &str, attempts: u32)
 }
 
 /// Appends until the log has it. What cannot be written is tried on and on: until then the
-/// notification is not settled, and its partition stops at the bound of its window. The first try
-/// is made by this call itself, so that records keep the order of the calls.
+/// notification is not settled, and its partition stops at the bound of its window. What the log
+/// refuses for what it is, is replaced by its [`stand_in`]. The first try is made by this call
+/// itself, so that records keep the order of the calls.
 pub(crate) fn bury(
     producer: Producer,
     record: NewRecord,
@@ -40,10 +45,11 @@ pub(crate) fn bury(
     async move {
         let mut wait = FIRST_WAIT;
         loop {
-            let appended = match queued {
-                Ok(append) => append.await,
-                Err(error) => Err(error),
-            };
+            let mut appended = answer(queued).await;
+            if let Err(error @ AppendError::Refused { .. }) = &appended {
+                error!(%error, "the DLQ refuses a notification: only its headers are kept");
+                appended = answer(producer.append(stand_in(&record, error))).await;
+            }
             match appended {
                 Ok(appended) => {
                     warn!(position = %appended.position, "notification put into the DLQ");
@@ -59,4 +65,28 @@ pub(crate) fn bury(
             queued = producer.append(record.clone());
         }
     }
+}
+
+/// What is put into the DLQ for a record that is too large for it: a topic's limit counts bytes as
+/// compressed by the producer, and the record may be many times that. No key, no value, and the
+/// headers that say where the record is and why.
+fn stand_in(record: &NewRecord, refusal: &AppendError) -> NewRecord {
+    let mut headers = Headers::new();
+    for name in OUR_HEADERS {
+        if let Some(value) = record.headers.get(name) {
+            headers.push(name, value.clone());
+        }
+    }
+    headers.push("dlq_refused", refusal.to_string());
+    NewRecord {
+        topic: Arc::clone(&record.topic),
+        partition: record.partition,
+        key: None,
+        value: None,
+        headers,
+    }
+}
+
+async fn answer(queued: Result<Append, AppendError>) -> Result<Appended, AppendError> {
+    queued?.await
 }

@@ -65,7 +65,7 @@ impl Edge {
         let server = HttpServer::new(move || {
             App::new()
                 .app_data(shared.clone())
-                .app_data(web::PayloadConfig::new(16 << 20))
+                .app_data(web::PayloadConfig::new(4 << 20))
                 .route(PATH, web::post().to(push))
         });
         let server = server

@@ -138,6 +138,54 @@ async fn what_cannot_be_read_goes_to_the_dlq_and_the_partition_moves_on() {
     );
 }
 
+/// A topic's limit counts compressed bytes: one notification may be larger than all that the DLQ takes.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_dlq_refuses_is_named_there_and_the_partition_moves_on() {
+    let cluster = Cluster::start(1).await;
+    let edge = cluster.edge("one").await;
+    let ann = cluster.open(&edge, "ann", 1).await;
+    let mut config = cluster.log.config().clone();
+    config.max_notification_bytes = 16 << 20;
+    config
+        .properties
+        .0
+        .insert("compression.type".into(), "lz4".into());
+    let application = eventlog::Log::new(config).unwrap().producer().unwrap();
+    let ones = "1".repeat(8 << 20);
+    let mut positions = vec![];
+    // One that cannot be read, and one that no edge takes.
+    for request in [format!("{{\"data\":{ones}"), format!("{{\"data\":{ones}}}")] {
+        let huge = application.append(cluster.notification(0, request));
+        positions.push(huge.unwrap().await.unwrap().position);
+    }
+    cluster.notify(0, r#"{"data":"good"}"#).await;
+
+    let pusher = cluster.pusher(Config::default()).await;
+    until("ann is told", || edge.texts(&ann) == [r#""good""#]).await;
+    pusher.stop().await;
+    cluster.until_committed(&[3]).await;
+    let dead = cluster
+        .read(&cluster.log.topics().notifications_dlq, 0)
+        .await;
+    assert_eq!(dead.len(), 2);
+    let reasons = ["reading notification", "too large for edge one/"];
+    for ((dead, position), reason) in dead.iter().zip(positions).zip(reasons) {
+        assert_eq!(dead.value, None);
+        let header = |name| dead.headers.text(name).unwrap();
+        assert_eq!(header("dlq_position"), position.to_string());
+        assert!(
+            header("dlq_reason").starts_with(reason),
+            "{}",
+            header("dlq_reason")
+        );
+        assert!(
+            header("dlq_refused").contains("too large"),
+            "{}",
+            header("dlq_refused")
+        );
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_too_large_for_an_edge_goes_to_the_dlq_and_what_follows_to_the_edge() {
     let cluster = Cluster::start(1).await;
