@@ -1,7 +1,9 @@
 //! Coordinates transactions: drives the pure [`state`] machines, writes markers, survives crashes.
 //!
 //! The order of writes is in [`crate::meta`]. An end runs in a task of its own, so a client that
-//! goes away half way leaves nothing half done.
+//! goes away half way leaves nothing half done; an end that the storage refuses is tried again until
+//! it is written, since readers of the committed wait for it.
+mod recovery;
 mod state;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -12,16 +14,18 @@ use kafka_protocol::error::ResponseError;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
-use crate::config::Config;
 use crate::groups::{Caller, Groups};
 use crate::log::{Appended, Header, Partition, lock, storage};
-use crate::meta::{Change, GroupOffsets, Made, Meta, Phase};
+use crate::meta::{Change, GroupOffsets, Made, Meta};
 use crate::topics::Topics;
 pub(crate) use state::Place;
 use state::{End, Ending, Transaction, UNHELD, Work};
 
 /// Producer ids taken from the metadata at a time.
 const ID_BLOCK: i64 = 1000;
+
+/// How long an end that could not be written rests before it is tried again.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// The transactions of the broker.
 #[derive(Debug)]
@@ -33,6 +37,7 @@ pub(crate) struct Transactions {
     max_timeout: Duration,
     known: Mutex<Known>,
     ids: Mutex<Ids>,
+    unfinished: Mutex<Vec<Unfinished>>,
     tasks: TaskTracker,
 }
 
@@ -52,104 +57,19 @@ struct Ids {
     block: Option<Made>,
 }
 
+/// An end that could not be written, to be tried again. There is one per transaction at most.
+#[derive(Debug)]
+struct Unfinished {
+    due: Duration,
+    id: String,
+    shared: Shared,
+    ending: Ending,
+}
+
 /// A producer's identity.
 pub(crate) type Producer = (i64, i16);
 
 impl Transactions {
-    /// Finishes what was prepared and aborts what was open when the broker stopped.
-    pub(crate) async fn recover(
-        config: &Config,
-        clock: Clock,
-        meta: Arc<Meta>,
-        topics: Arc<Topics>,
-    ) -> Result<Arc<Self>, ResponseError> {
-        let (stored, next) =
-            meta.read(|image| (image.transactions.clone(), image.next_producer_id));
-        let transactions = Arc::new(Self {
-            clock,
-            meta,
-            topics,
-            max_ids: config.max_transactional_ids,
-            max_timeout: Duration::from_millis(config.max_transaction_timeout_ms),
-            known: Mutex::default(),
-            ids: Mutex::new(Ids {
-                next,
-                end: next,
-                block: None,
-            }),
-            tasks: TaskTracker::new(),
-        });
-        let mut open = transactions.open_places();
-        for (id, stored) in stored {
-            let (producer_id, mut epoch) = (stored.producer_id, stored.epoch);
-            let begun = stored.phase == Phase::Begun;
-            epoch = if begun {
-                epoch.saturating_add(1)
-            } else {
-                epoch
-            };
-            let timeout = milliseconds(stored.timeout_ms);
-            let transaction = Transaction::new(producer_id, epoch, timeout);
-            let shared = transactions.remember(&id, transaction);
-            let left = open.remove(&producer_id).unwrap_or_default();
-            if let Phase::Ended { commit } = stored.phase {
-                lock(&shared).ended(commit);
-            }
-            let ending = match stored.phase {
-                Phase::Idle | Phase::Ended { .. } if left.is_empty() => continue,
-                Phase::Prepared {
-                    partitions,
-                    offsets,
-                } => {
-                    let work = Work {
-                        partitions,
-                        offsets,
-                    };
-                    Ending {
-                        producer_id,
-                        epoch,
-                        commit: true,
-                        work,
-                    }
-                }
-                Phase::Idle | Phase::Begun | Phase::Ended { .. } => {
-                    let work = Work {
-                        partitions: left,
-                        ..Work::default()
-                    };
-                    Ending {
-                        producer_id,
-                        epoch,
-                        commit: false,
-                        work,
-                    }
-                }
-            };
-            tracing::info!(transactional_id = %id, commit = ending.commit, "end a transaction left open");
-            if begun {
-                let fenced = transactions.store(&id, &shared).map_err(storage)?;
-                transactions.meta.durable(fenced).await.map_err(storage)?;
-            }
-            transactions.write_end(&id, &shared, &ending).await?;
-        }
-        Ok(transactions)
-    }
-
-    /// Partitions with an open transaction, by producer.
-    fn open_places(&self) -> HashMap<i64, BTreeSet<Place>> {
-        let mut open: HashMap<i64, BTreeSet<Place>> = HashMap::new();
-        for (name, topic) in self.topics.all() {
-            for (index, partition) in topic.indexes().zip(&topic.partitions) {
-                for (producer, _) in partition.open_transactions() {
-                    open.entry(producer)
-                        .or_default()
-                        .insert((name.clone(), index));
-                }
-            }
-        }
-        open
-    }
-
     /// A new id for a producer without transactions.
     pub(crate) async fn new_producer(&self) -> Result<Producer, ResponseError> {
         let (id, block) = self.take_id()?;
@@ -275,6 +195,9 @@ impl Transactions {
     }
 
     /// Ends a transaction; returns when all its markers are durable.
+    ///
+    /// When they cannot be written the answer is `CONCURRENT_TRANSACTIONS`, whatever the reason:
+    /// the end still comes, so the client must ask again rather than believe that it failed.
     pub(crate) async fn end(
         self: &Arc<Self>,
         id: &str,
@@ -319,7 +242,7 @@ impl Transactions {
         unstable
     }
 
-    /// Aborts what has been open for too long; to be called a few times a second.
+    /// Aborts what has been open for too long and tries failed ends again; to be called a few times a second.
     pub(crate) fn tick(self: &Arc<Self>) {
         let now = self.clock.elapsed();
         let all: Vec<(String, Shared)> = lock(&self.known)
@@ -327,6 +250,12 @@ impl Transactions {
             .iter()
             .map(|(id, it)| (id.clone(), Arc::clone(it)))
             .collect();
+        let due: Vec<Unfinished> = lock(&self.unfinished)
+            .extract_if(.., |unfinished| unfinished.due <= now)
+            .collect();
+        for again in due {
+            drop(self.spawn_end(&again.id, again.shared, again.ending));
+        }
         for (id, shared) in all {
             let expired = lock(&shared).expire(now);
             if let Some(ending) = expired {
@@ -353,7 +282,8 @@ impl Transactions {
         ending: Ending,
     ) -> Result<(), ResponseError> {
         let task = self.spawn_end(id, shared, ending);
-        task.await.unwrap_or(Err(ResponseError::UnknownServerError))
+        let ended = task.await.unwrap_or(Err(ResponseError::UnknownServerError));
+        ended.map_err(|_goes_on| ResponseError::ConcurrentTransactions)
     }
 
     fn spawn_end(
@@ -364,21 +294,41 @@ impl Transactions {
     ) -> tokio::task::JoinHandle<Result<(), ResponseError>> {
         let (transactions, id) = (Arc::clone(self), id.to_owned());
         self.tasks.spawn(async move {
-            if ending.commit {
-                let Work {
-                    partitions,
-                    offsets,
-                } = ending.work.clone();
-                let prepared = Change::TransactionPrepared {
-                    id: id.clone(),
-                    partitions,
-                    offsets,
-                };
-                let made = transactions.meta.make(prepared).map_err(storage)?;
-                transactions.meta.durable(made).await.map_err(storage)?;
+            let written = transactions.prepare_and_write(&id, &shared, &ending).await;
+            if let Err(error) = written {
+                tracing::error!(transactional_id = %id, %error, "cannot end a transaction yet");
+                let due = transactions.clock.elapsed() + RETRY;
+                lock(&transactions.unfinished).push(Unfinished {
+                    due,
+                    id,
+                    shared,
+                    ending,
+                });
             }
-            transactions.write_end(&id, &shared, &ending).await
+            written
         })
+    }
+
+    async fn prepare_and_write(
+        &self,
+        id: &str,
+        shared: &Shared,
+        ending: &Ending,
+    ) -> Result<(), ResponseError> {
+        if ending.commit {
+            let Work {
+                partitions,
+                offsets,
+            } = ending.work.clone();
+            let prepared = Change::TransactionPrepared {
+                id: id.to_owned(),
+                partitions,
+                offsets,
+            };
+            let made = self.meta.make(prepared).map_err(storage)?;
+            self.meta.durable(made).await.map_err(storage)?;
+        }
+        self.write_end(id, shared, ending).await
     }
 
     /// Writes the markers, waits for them, and lets the transaction count as ended.

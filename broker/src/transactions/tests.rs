@@ -1,6 +1,7 @@
 use super::*;
-use crate::log::Stamp;
+use crate::config::Config;
 use crate::log::testing::Sample;
+use crate::log::{Isolation, Stamp};
 use crate::node::Node;
 
 /// A broker without a listener, and the folder that outlives it.
@@ -68,4 +69,40 @@ async fn an_end_is_answered_again_after_a_restart() {
         assert_eq!(nothing, Err(ResponseError::InvalidTxnState));
         node.close().await;
     }
+}
+
+/// A full disk passes; the last stable offset must not stay behind for ever because of it.
+#[tokio::test]
+async fn an_end_that_the_storage_refuses_is_written_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Arc::new(open(folder.path()).await);
+    let partition = create_topic(&node).await;
+    let producer = node
+        .transactions
+        .take_over("x", 60_000, None)
+        .await
+        .unwrap();
+    write(&node, producer).await;
+    // Fill the segment, so that the marker needs a new file, which has no place to be.
+    let mut full = Sample::records(1);
+    full.value = vec![0; 4096 - 200];
+    partition.append(&full.bytes(), Stamp::Create, 0).unwrap();
+    let topics = folder.path().join("topics");
+    let away = folder.path().join("away");
+    std::fs::rename(&topics, &away).unwrap();
+    let refused = node.transactions.end("x", producer, true).await;
+    assert_eq!(refused, Err(ResponseError::ConcurrentTransactions));
+    std::fs::rename(&away, &topics).unwrap();
+    let ticking = tokio::spawn(Arc::clone(&node).tick());
+    let ended = async {
+        while node.transactions.end("x", producer, true).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let patience = Duration::from_secs(30);
+    tokio::time::timeout(patience, ended).await.unwrap();
+    let bounds = partition.bounds().unwrap();
+    assert_eq!(bounds.end(Isolation::Committed), 3);
+    ticking.abort();
+    node.close().await;
 }
