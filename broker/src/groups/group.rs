@@ -113,7 +113,8 @@ pub(crate) struct Group {
     leader: String,
     /// Ids given out and not used yet, with the time they are forgotten.
     promised: BTreeMap<String, Duration>,
-    /// While preparing: not before the first, not after the second.
+    /// While preparing: not before the first, not after the second. While completing: all must
+    /// sync before the second.
     window: (Duration, Duration),
 }
 

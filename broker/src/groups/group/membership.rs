@@ -146,13 +146,15 @@ impl Group {
         Ok(())
     }
 
-    /// Evicts members whose session ended and completes a rebalance that is due.
+    /// Evicts members whose session ended, or for whose sync the others waited too long, and
+    /// completes a rebalance that is due.
     pub(crate) fn tick(&mut self, now: Duration, replies: &mut Replies) {
         self.promised.retain(|_, until| *until > now);
+        let overdue = self.state == State::CompletingRebalance && now >= self.window.1;
         let silent = |member: &Member| {
             member.joining.is_none()
                 && member.syncing.is_none()
-                && now.saturating_sub(member.last_seen) > member.session
+                && (overdue || now.saturating_sub(member.last_seen) > member.session)
         };
         let dead: Vec<String> = self
             .members
@@ -161,7 +163,7 @@ impl Group {
             .map(|(id, _)| id.clone())
             .collect();
         for id in dead {
-            tracing::info!(member = %id, "a group member's session ended");
+            tracing::info!(member = %id, overdue, "a group member's session ended");
             self.remove(&id, now, replies);
         }
         self.complete_if_ready(now, replies);

@@ -100,6 +100,8 @@ impl Group {
             self.members.values().all(knows)
         });
         self.protocol = common.cloned().unwrap_or_default();
+        let longest = self.members.values().map(|member| member.rebalance).max();
+        self.window = (now, now + longest.unwrap_or_default());
         self.state = State::CompletingRebalance;
         let ids: Vec<String> = self.members.keys().cloned().collect();
         for id in ids {

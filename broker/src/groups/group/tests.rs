@@ -188,6 +188,25 @@ fn a_member_that_does_not_rejoin_in_time_is_left_behind() {
 }
 
 #[test]
+fn a_leader_that_lives_but_assigns_nothing_is_left_behind() {
+    let mut story = Story::new();
+    story.join("a");
+    story.join("b");
+    story.wait(100);
+    let waiting = story.sync("b", &[]);
+    for _ in 0..5 {
+        assert_eq!(story.assignment(waiting), None);
+        assert_eq!(story.beat("a"), Ok(()));
+        story.wait(2000);
+    }
+    let again = Some(Err(ResponseError::RebalanceInProgress));
+    assert_eq!(story.assignment(waiting), again);
+    assert_eq!(story.beat("a"), Err(ResponseError::UnknownMemberId));
+    let b = story.join("b");
+    assert_eq!(story.joined(b).unwrap().members.len(), 1);
+}
+
+#[test]
 fn a_follower_that_joins_again_unchanged_disturbs_nobody() {
     let mut story = Story::pair();
     let b = story.join("b");
