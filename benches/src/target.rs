@@ -127,7 +127,8 @@ impl Target {
             Self::Floor { control, .. } => {
                 let line = match whom {
                     Whom::All => format!("* {payload}\n"),
-                    Whom::One(number) => format!("{number} {payload}\n"),
+                    // Number 0 is the socket that was opened first and not counted.
+                    Whom::One(number) => format!("{} {payload}\n", number + 1),
                 };
                 control.write_all(line.as_bytes()).await?;
             }
