@@ -40,7 +40,7 @@ impl Default for Config {
             tick: Duration::from_millis(250),
             retry_min: Duration::from_millis(100),
             retry_max: Duration::from_secs(5),
-            expiry_stagger: Duration::from_millis(400),
+            expiry_stagger: Duration::from_millis(200),
         }
     }
 }

@@ -59,6 +59,8 @@ pub(crate) struct Pipeline {
     held: VecDeque<Vec<Record>>,
     /// Has joined the group.
     joined: bool,
+    /// When to join it anew at the earliest.
+    next_join: Instant,
     /// When and how the log last failed.
     trouble: Option<(Instant, String)>,
     health: Component,
@@ -90,6 +92,7 @@ impl Pipeline {
             next_takeover: Instant::now(),
             held: VecDeque::new(),
             joined: false,
+            next_join: Instant::now(),
             trouble: None,
             health: deps.health.component("presence"),
             store_health: deps.health.component("presence.store"),
@@ -165,8 +168,9 @@ impl Pipeline {
                 // What refused this member may refuse the next one, too.
                 tokio::select! {
                     () = self.shutdown.cancelled() => {}
-                    () = sleep(self.config.retry_max) => {}
+                    () = sleep_until(self.next_join) => {}
                 }
+                self.next_join = Instant::now() + self.config.retry_max;
                 let topics = [Arc::clone(&self.deps.log.topics().connections)];
                 self.group = self.deps.log.group(&self.config.group, &topics)?;
                 self.joined = false;

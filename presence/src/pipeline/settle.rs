@@ -131,7 +131,8 @@ impl Pipeline {
     }
 
     /// A new producer. The one before may have committed the batch with its last breath: what the
-    /// group has then is not committed again.
+    /// group has then is not committed again. Just that commit counts: a higher offset may be left
+    /// from a topic that was made anew since.
     async fn renew(
         &self,
         batch: &mut Batch,
@@ -143,7 +144,8 @@ impl Pipeline {
         let committed = self.group.committed(&partitions).await?;
         batch.0.retain(|part| {
             let is_done = |c: &Committed| {
-                c.partition == part.partition && c.offset.is_some_and(|at| at >= part.offset)
+                (&c.partition, c.offset, &c.metadata)
+                    == (&part.partition, Some(part.offset), &part.metadata)
             };
             !committed.iter().any(is_done)
         });

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use broker::Broker;
 use bytes::Bytes;
-use eventlog::{Appended, Edges, Log, NewRecord, Producer, Record, Start, TopicPartition};
+use eventlog::{
+    Appended, Commit, Edges, GroupEvent, Log, NewRecord, Producer, Record, Start, TopicPartition,
+};
 use futures_util::future::BoxFuture;
 use presence::processor::{OnlineEvents, Outputs, Partition, Rules};
 use presence::{Config, Deps};
@@ -208,6 +210,26 @@ impl World {
             }
         });
         (epoch, heart)
+    }
+
+    /// Commits an offset of every partition for a group that nobody is in.
+    pub(crate) async fn commit_everywhere(&self, group: &str, offset: i64) {
+        let topic = &self.log.topics().connections;
+        let mut member = self.log.group(group, &[Arc::clone(topic)]).unwrap();
+        let mut owned = 0;
+        while owned < PARTITIONS {
+            if let Ok(GroupEvent::Assigned(partitions)) = member.next().await {
+                owned += i32::try_from(partitions.len()).unwrap();
+                let commit = |partition| Commit {
+                    partition,
+                    offset,
+                    metadata: String::new(),
+                };
+                let commits = partitions.into_iter().map(commit).collect();
+                member.commit(commits).await.unwrap();
+            }
+        }
+        member.close().await;
     }
 
     /// Nobody says any more which edges live.

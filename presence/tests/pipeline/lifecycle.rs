@@ -113,6 +113,19 @@ async fn lost_group_offsets_tell_nothing_twice() {
     assert_eq!(world.presence().await.len(), 4);
 }
 
+/// The group's offsets can outlive the topic that they were for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn offsets_of_a_topic_that_was_made_anew_swallow_nothing() {
+    let world = World::new().await;
+    world
+        .commit_everywhere(&Config::default().group, 1_000)
+        .await;
+    world.open(&world.conn("ada", "e1", 0)).await;
+    let worker = world.worker();
+    world.until_told("ada", &["ONLINE connected"]).await;
+    worker.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_is_rebuilt_from_the_log_and_nothing_is_told_for_it() {
     let world = World::new().await;
