@@ -4,6 +4,7 @@
 mod moves;
 
 use std::future::poll_fn;
+use std::ops::Deref;
 use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -23,7 +24,7 @@ use crate::client::{self, Client};
 use crate::messages::{self, Names};
 use crate::{Commit, Committed, Log, LogError, Record, Start, TopicPartition};
 
-/// How long [`GroupConsumer::start`] waits before it asks again for a partition that librdkafka is
+/// How long [`Group::start`] waits before it asks again for a partition that librdkafka is
 /// still taking over.
 const TAKEOVER_POLL: Duration = Duration::from_millis(10);
 
@@ -31,7 +32,7 @@ const TAKEOVER_POLL: Duration = Duration::from_millis(10);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GroupEvent {
     /// These partitions are this member's now, beside those it has. Nothing is read of them before
-    /// [`GroupConsumer::start`]. Empty if the member has joined and got nothing.
+    /// [`Group::start`]. Empty if the member has joined and got nothing.
     Assigned(Vec<TopicPartition>),
     /// These are not this member's any more, given back or lost: drop their state.
     Revoked(Vec<TopicPartition>),
@@ -46,12 +47,27 @@ pub enum GroupEvent {
 /// refused: here, or by the coordinator, which knows the generation.
 #[derive(Debug)]
 pub struct GroupConsumer {
-    log: Log,
+    group: Group,
     topics: Vec<Arc<str>>,
-    consumer: Arc<Client<Member>>,
     names: Names,
     /// An error that came after records which went out first.
     failed: Option<KafkaError>,
+}
+
+/// What a member can ask of its group while it waits for records: [`GroupConsumer`] dereferences to
+/// it. The member leaves the group when the last clone is gone.
+#[derive(Clone, Debug)]
+pub struct Group {
+    log: Log,
+    consumer: Arc<Client<Member>>,
+}
+
+impl Deref for GroupConsumer {
+    type Target = Group;
+
+    fn deref(&self) -> &Group {
+        &self.group
+    }
 }
 
 struct Member(StreamConsumer<Moves>);
@@ -66,10 +82,10 @@ impl GroupConsumer {
         consumer
             .subscribe(&names)
             .map_err(|error| client::log_error(doing, &error))?;
+        let consumer = Arc::new(Client::new(Member(consumer)));
         Ok(Self {
-            log,
+            group: Group { log, consumer },
             topics: topics.to_vec(),
-            consumer: Arc::new(Client::new(Member(consumer))),
             names: Names::default(),
             failed: None,
         })
@@ -80,7 +96,7 @@ impl GroupConsumer {
     ///
     /// # Errors
     /// A transient error leaves the member in the group: call again. After any other one, make a
-    /// new member; [`LogError::OutOfRange`] then comes back from [`GroupConsumer::start`], where
+    /// new member; [`LogError::OutOfRange`] then comes back from [`Group::start`], where
     /// there is a choice.
     pub async fn next(&mut self) -> Result<GroupEvent, LogError> {
         let error = match self.failed.take() {
@@ -121,7 +137,7 @@ impl GroupConsumer {
         cx: &mut Context<'_>,
     ) -> Poll<Result<GroupEvent, KafkaError>> {
         self.rejoin_if_overslept();
-        let limits = self.log.config();
+        let limits = self.group.log.config();
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while batch.len() < limits.batch_records && bytes < limits.batch_bytes {
             // A move comes after the records before it, and before those after it.
@@ -186,6 +202,51 @@ impl GroupConsumer {
         }
     }
 
+    /// The same member, for tasks that ask the group while records are awaited.
+    #[must_use]
+    pub fn group(&self) -> Group {
+        self.group.clone()
+    }
+
+    /// Leaves the group, so that others take over at once. Dropping does the same, unwaited
+    /// for, as does this if there is another [`Group`].
+    pub async fn close(self) {
+        let consumer = self.group.consumer;
+        let left = client::blocking("leaving a group", move || {
+            if let Some(client) = Arc::into_inner(consumer) {
+                client.drop_here();
+            }
+            Ok(())
+        });
+        if let Err(error) = left.await {
+            tracing::warn!(%error, "left a group unwaited for");
+        }
+    }
+
+    /// librdkafka does not say whose position is out of range: looks for it.
+    async fn out_of_range(&self) -> LogError {
+        let started: Vec<_> = self
+            .shared()
+            .owned
+            .iter()
+            .filter_map(|(partition, reading)| match reading {
+                Reading::At(next) => Some((partition.clone(), *next)),
+                Reading::NotStarted => None,
+            })
+            .collect();
+        for (partition, next) in started {
+            if let Err(error) = self.log.resolve(&partition, Start::Offset(next)).await {
+                return error;
+            }
+        }
+        LogError::Permanent {
+            doing: "consuming",
+            reason: "the log has lost a position that was being read".into(),
+        }
+    }
+}
+
+impl Group {
     /// What the group has committed. Waits for transactions that are about to decide it.
     ///
     /// # Errors
@@ -228,27 +289,41 @@ impl GroupConsumer {
     /// [`LogError::OutOfRange`] if the log does not hold that offset (its end is fine);
     /// [`LogError::NotOwner`]; [`LogError::Unavailable`].
     pub async fn start(&self, partition: &TopicPartition, at: Start) -> Result<(), LogError> {
+        let offset = self.seek(partition, at).await?;
+        self.read_from(partition, offset);
+        Ok(())
+    }
+
+    /// The part of [`Group::start`] that waits: answers the offset for [`Group::read_from`]. Nothing
+    /// is read between the two.
+    ///
+    /// # Errors
+    /// Those of [`Group::start`].
+    pub async fn seek(&self, partition: &TopicPartition, at: Start) -> Result<i64, LogError> {
         let offset = self.log.resolve(partition, at).await?;
         let deadline = Instant::now() + self.log.config().request_timeout;
         loop {
             if !self.owns(partition) {
                 return Err(LogError::NotOwner(vec![partition.clone()]));
             }
-            match self.seek(partition, offset).await {
-                Ok(()) => break,
+            match self.try_seek(partition, offset).await {
+                Ok(()) => return Ok(offset),
                 Err(error) if Instant::now() >= deadline => return Err(error),
                 // Just assigned: librdkafka has not set it up yet.
                 Err(_) => tokio::time::sleep(TAKEOVER_POLL).await,
             }
         }
+    }
+
+    /// Reads on from where [`Group::seek`] went, if the partition is still this member's.
+    pub fn read_from(&self, partition: &TopicPartition, offset: i64) {
         if let Some(reading) = self.shared().owned.get_mut(partition) {
             *reading = Reading::At(offset);
         }
         self.resume(std::slice::from_ref(partition));
-        Ok(())
     }
 
-    async fn seek(&self, partition: &TopicPartition, offset: i64) -> Result<(), LogError> {
+    async fn try_seek(&self, partition: &TopicPartition, offset: i64) -> Result<(), LogError> {
         let doing = "seeking";
         let target = client::list([(partition, Offset::Offset(offset))])
             .map_err(|error| client::log_error(doing, &error))?;
@@ -274,7 +349,7 @@ impl GroupConsumer {
         log_failure("pausing", paused);
     }
 
-    /// Goes on where [`GroupConsumer::pause`] stopped. Those not started stay so.
+    /// Goes on where [`Group::pause`] stopped. Those not started stay so.
     pub fn resume(&self, partitions: &[TopicPartition]) {
         let shared = self.shared();
         let started = partitions
@@ -314,20 +389,6 @@ impl GroupConsumer {
         self.shared().owned.contains_key(partition) && !self.consumer.0.assignment_lost()
     }
 
-    /// Leaves the group, so that others take over at once. Dropping does the same, unwaited for.
-    pub async fn close(self) {
-        let Self { consumer, .. } = self;
-        let left = client::blocking("leaving a group", move || {
-            if let Some(client) = Arc::into_inner(consumer) {
-                client.drop_here();
-            }
-            Ok(())
-        });
-        if let Err(error) = left.await {
-            tracing::warn!(%error, "left a group unwaited for");
-        }
-    }
-
     /// The generation that a transaction's offsets are fenced by; `None` before the first join.
     pub(crate) fn generation(&self) -> Option<ConsumerGroupMetadata> {
         self.consumer.0.group_metadata()
@@ -344,28 +405,6 @@ impl GroupConsumer {
             Ok(())
         } else {
             Err(foreign)
-        }
-    }
-
-    /// librdkafka does not say whose position is out of range: looks for it.
-    async fn out_of_range(&self) -> LogError {
-        let started: Vec<_> = self
-            .shared()
-            .owned
-            .iter()
-            .filter_map(|(partition, reading)| match reading {
-                Reading::At(next) => Some((partition.clone(), *next)),
-                Reading::NotStarted => None,
-            })
-            .collect();
-        for (partition, next) in started {
-            if let Err(error) = self.log.resolve(&partition, Start::Offset(next)).await {
-                return error;
-            }
-        }
-        LogError::Permanent {
-            doing: "consuming",
-            reason: "the log has lost a position that was being read".into(),
         }
     }
 

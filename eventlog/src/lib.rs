@@ -29,7 +29,7 @@ pub mod transaction;
 pub use config::Config;
 pub use edges::Edges;
 pub use error::{AppendError, LogError, TransactionError};
-pub use group::{GroupConsumer, GroupEvent};
+pub use group::{Group, GroupConsumer, GroupEvent};
 pub use lease::LeaseWatch;
 pub use log::Log;
 pub use membership::Membership;

@@ -20,11 +20,12 @@ use tracing::{debug, info, warn};
 
 use crate::dispatcher::{Applied, Batch, Dispatcher, Failure, Input, Ticket};
 use crate::edge::{EdgeClient, PushError, Source};
+use crate::incarnation::Incarnation;
 use crate::planner::{LifeId, plan};
 use crate::prepare::{Preparation, Prepared};
 use crate::telemetry::Telemetry;
 use crate::{Config, Deps, Error};
-use partition::Partition;
+use partition::{Committing, Partition};
 
 /// The wait after the log failed, before it is used again.
 const LOG_RETRY: Duration = Duration::from_millis(500);
@@ -51,6 +52,8 @@ pub(crate) async fn run(
         }
     }
     pipeline.drain().await;
+    // They hold on to the membership.
+    pipeline.tasks.shutdown().await;
     pipeline.consumer.close().await;
     Ok(())
 }
@@ -65,14 +68,19 @@ enum Event {
 
 /// What a task of the pipeline's came to.
 enum Done {
+    /// A partition can be read, or not yet.
+    Begun(TopicPartition, u64, Result<(Incarnation, i64), LogError>),
     /// A batch of a partition, of that generation, can be planned.
     Prepared(i32, u64, Result<Prepared, LogError>),
     Pushed(Batch, Duration, Result<PushReply, PushError>),
     Buried(i32, u64, i64),
+    /// The partition went before its notification was in the DLQ.
+    NotBuried,
+    Committed(Vec<Committing>, Result<(), LogError>),
     Probed(LifeId, bool),
     /// The log answered, or not.
     Log(Result<(), String>),
-    GaveUp,
+    Nothing,
 }
 
 struct Reports {
@@ -97,10 +105,15 @@ struct Pipeline {
     partitions: BTreeMap<i32, Partition>,
     /// Assigned, and not started yet.
     starting: BTreeSet<TopicPartition>,
+    /// Being started, one at a time for each partition: by which generation, and whether that was
+    /// revoked since.
+    beginning: BTreeMap<TopicPartition, (u64, bool)>,
     generation: u64,
     /// The lives that the dispatcher knows, and how far `edges` was read for them.
     live: BTreeSet<LifeId>,
     lives_through: i64,
+    /// Whether a commit has no answer yet.
+    committing: bool,
     /// DLQ appends without an answer.
     burials: usize,
     /// Whether the log failed since it was last asked.
@@ -146,6 +159,8 @@ impl Pipeline {
             preparation: Arc::new(preparation),
             partitions: BTreeMap::new(),
             starting: BTreeSet::new(),
+            beginning: BTreeMap::new(),
+            committing: false,
             generation: 0,
             live: BTreeSet::new(),
             lives_through: -1,
@@ -180,7 +195,7 @@ impl Pipeline {
                 Event::Group(event) => self.group(event).await?,
                 Event::Done(done) => self.done(done?)?,
                 Event::Members => self.see_lives(),
-                Event::Time => self.time().await?,
+                Event::Time => self.time(),
             }
         }
     }
@@ -191,12 +206,15 @@ impl Pipeline {
                 info!(?partitions, "assigned");
                 self.health.log.ready();
                 self.starting.extend(partitions);
-                self.start_partitions().await?;
+                self.start_partitions();
             }
             Ok(GroupEvent::Revoked(partitions)) => {
                 info!(?partitions, "revoked");
                 for partition in partitions {
                     self.starting.remove(&partition);
+                    if let Some((_, revoked)) = self.beginning.get_mut(&partition) {
+                        *revoked = true;
+                    }
                     self.partitions.remove(&partition.partition);
                     self.input(Input::Revoked(partition.partition));
                 }
@@ -213,6 +231,9 @@ impl Pipeline {
 
     fn done(&mut self, done: Done) -> Result<(), Error> {
         match done {
+            Done::Begun(partition, generation, begun) => {
+                self.begun(partition, generation, begun)?;
+            }
             Done::Prepared(partition, generation, prepared) => {
                 self.prepared(partition, generation, prepared?);
             }
@@ -224,33 +245,39 @@ impl Pipeline {
                     self.input(Input::Buried(partition, offset));
                 }
             }
+            Done::NotBuried => {
+                self.burials -= 1;
+                if self.burials == 0 {
+                    self.health.dlq.ready();
+                }
+            }
+            Done::Committed(commits, answer) => self.committed(commits, answer),
             Done::Probed(life, answered) => self.input(Input::Probed(life, answered)),
             Done::Log(Ok(())) => self.health.log.ready(),
             Done::Log(Err(error)) => {
                 self.health.log.not_ready(error);
                 self.log_fault = true;
             }
-            Done::GaveUp => {}
+            Done::Nothing => {}
         }
         Ok(())
     }
 
-    async fn time(&mut self) -> Result<(), Error> {
+    fn time(&mut self) {
         let now = Instant::now();
         self.input(Input::Tick);
         if now < self.next_tick {
-            return Ok(());
+            return;
         }
         self.next_tick = now + Dispatcher::TICK;
         self.telemetry
             .load(self.dispatcher.unsettled(), self.dispatcher.in_flight());
         if now >= self.next_start && !self.starting.is_empty() {
-            self.start_partitions().await?;
+            self.start_partitions();
         }
-        if now >= self.next_commit {
-            self.commit().await;
+        if now >= self.next_commit && !self.committing {
+            self.commit();
         }
-        Ok(())
     }
 
     fn fetched(&mut self, records: Vec<Record>) {
@@ -279,8 +306,14 @@ impl Pipeline {
         let generation = partition.generation;
         if let Some(records) = partition.next_batch(self.config.plan.batch) {
             let preparation = Arc::clone(&self.preparation);
+            let gone = partition.gone();
             self.tasks.spawn(async move {
-                Done::Prepared(number, generation, preparation.prepare(records).await)
+                tokio::select! {
+                    prepared = preparation.prepare(records) => {
+                        Done::Prepared(number, generation, prepared)
+                    }
+                    () = gone.cancelled_owned() => Done::Nothing,
+                }
             });
         }
     }

@@ -11,7 +11,7 @@ use schemas::edges::{EdgeRecord, Expired, ExpiryCause};
 use tokio::time::Instant;
 use tracing::{Instrument as _, info_span, warn};
 
-use super::{Done, Pipeline};
+use super::{Done, Partition, Pipeline};
 use crate::dispatcher::{Batch, Input, Output};
 use crate::dlq;
 use crate::planner::LifeId;
@@ -115,10 +115,15 @@ impl Pipeline {
             health.not_ready(format!("cannot write to the DLQ: {error}"));
         };
         let buried = dlq::bury(producer, dead, failing);
+        let gone = self.partitions.get(&position.partition);
+        let gone = gone.map(Partition::gone).unwrap_or_default();
         self.burials += 1;
         self.tasks.spawn(async move {
-            buried.await;
-            Done::Buried(position.partition, generation, position.offset)
+            tokio::select! {
+                () = buried => Done::Buried(position.partition, generation, position.offset),
+                // Whoever has the partition now puts it into the DLQ.
+                () = gone.cancelled_owned() => Done::NotBuried,
+            }
         });
     }
 
@@ -140,7 +145,7 @@ impl Pipeline {
             if let Err(error) = appended {
                 warn!(%error, "cannot declare an edge ended");
             }
-            Done::GaveUp
+            Done::Nothing
         });
     }
 }

@@ -1,10 +1,12 @@
 //! Starts, keeps and commits the partitions that are ours.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::slice;
 use std::sync::Arc;
 
-use eventlog::{Commit, Committed, LogError, Record, Start, TopicPartition};
+use eventlog::{Commit, Group, Log, LogError, Record, Start, TopicPartition};
 use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, error, info, warn};
 
 use super::{Done, LOG_RETRY, Pipeline, Source, join};
@@ -27,9 +29,38 @@ pub(super) struct Partition {
     next: i64,
     committed: i64,
     metadata: String,
+    /// Tells the tasks that work for it when it is ours no more.
+    gone: DropGuard,
+}
+
+/// An offset on its way to the group.
+#[derive(Debug)]
+pub(super) struct Committing {
+    partition: i32,
+    generation: u64,
+    offset: i64,
 }
 
 impl Partition {
+    fn new(generation: u64, source: Source, incarnation: Incarnation, position: i64) -> Self {
+        Self {
+            generation,
+            source,
+            preparing: false,
+            records: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            next: position,
+            committed: position,
+            metadata: incarnation.to_metadata(),
+            gone: CancellationToken::new().drop_guard(),
+        }
+    }
+
+    /// Cancelled when it is ours no more.
+    pub(super) fn gone(&self) -> CancellationToken {
+        self.gone.token().clone()
+    }
+
     /// Takes a record in; answers its offset and size, unless it was fetched before.
     pub(super) fn take_in(&mut self, record: Record) -> Option<(i64, usize)> {
         let offset = record.position.offset;
@@ -60,119 +91,92 @@ impl Partition {
 }
 
 impl Pipeline {
-    /// Starts what was assigned. What the log does not answer for now is tried again later.
-    pub(super) async fn start_partitions(&mut self) -> Result<(), Error> {
-        let partitions: Vec<TopicPartition> = self.starting.iter().cloned().collect();
-        match self.try_start(&partitions).await {
-            Ok(()) => Ok(()),
+    /// Starts what was assigned, each by itself: one that the log does not answer for holds no other
+    /// back, and is tried again later.
+    pub(super) fn start_partitions(&mut self) {
+        self.next_start = Instant::now() + LOG_RETRY;
+        for partition in &self.starting {
+            if self.beginning.contains_key(partition) {
+                continue;
+            }
+            self.generation += 1;
+            let generation = self.generation;
+            self.beginning
+                .insert(partition.clone(), (generation, false));
+            let (group, log) = (self.consumer.group(), self.log.clone());
+            let partition = partition.clone();
+            self.tasks.spawn(async move {
+                let begun = begin(&group, &log, &partition).await;
+                Done::Begun(partition, generation, begun)
+            });
+        }
+    }
+
+    /// A partition can be read now, or not yet.
+    pub(super) fn begun(
+        &mut self,
+        partition: TopicPartition,
+        generation: u64,
+        begun: Result<(Incarnation, i64), LogError>,
+    ) -> Result<(), Error> {
+        let current = self
+            .beginning
+            .get(&partition)
+            .copied()
+            .filter(|(of, _)| *of == generation);
+        let Some((_, revoked)) = current else {
+            return Ok(());
+        };
+        self.beginning.remove(&partition);
+        if revoked {
+            // It may be ours again.
+            self.start_partitions();
+            return Ok(());
+        }
+        let (incarnation, position) = match begun {
+            Ok(begun) => begun,
             Err(error) if error.is_transient() => {
-                self.next_start = Instant::now() + LOG_RETRY;
                 self.log_failed(&error);
-                Ok(())
+                return Ok(());
             }
             // Revoked is on its way.
             Err(LogError::NotOwner(lost)) => {
                 debug!(?lost, "lost before it was started");
-                self.next_start = Instant::now() + LOG_RETRY;
-                Ok(())
+                return Ok(());
             }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    async fn try_start(&mut self, partitions: &[TopicPartition]) -> Result<(), LogError> {
-        for committed in self.consumer.committed(partitions).await? {
-            let partition = committed.partition.clone();
-            let (incarnation, position) = self.begin(committed).await?;
-            self.starting.remove(&partition);
-            self.generation += 1;
-            let source = Source {
-                topic: Arc::clone(&partition.topic),
-                incarnation: incarnation.0,
-            };
-            let state = Partition {
-                generation: self.generation,
-                source,
-                preparing: false,
-                records: BTreeMap::new(),
-                waiting: VecDeque::new(),
-                next: position,
-                committed: position,
-                metadata: incarnation.to_metadata(),
-            };
-            let number = partition.partition;
-            info!(partition = number, position, %incarnation, "started");
-            self.partitions.insert(number, state);
-            self.input(Input::Assigned {
-                partition: number,
-                position,
-            });
-        }
+            Err(error) => return Err(error.into()),
+        };
+        self.starting.remove(&partition);
+        self.consumer.read_from(&partition, position);
+        let number = partition.partition;
+        let source = Source {
+            topic: partition.topic,
+            incarnation: incarnation.0,
+        };
+        info!(partition = number, position, %incarnation, "started");
+        let state = Partition::new(generation, source, incarnation, position);
+        self.partitions.insert(number, state);
+        self.input(Input::Assigned {
+            partition: number,
+            position,
+        });
         Ok(())
     }
 
-    /// Begins to read a partition where the group has left it; answers which incarnation it is, and
-    /// where it begins.
-    async fn begin(&self, committed: Committed) -> Result<(Incarnation, i64), LogError> {
-        let Committed {
-            partition,
-            offset,
-            metadata,
-        } = committed;
-        let position = match offset {
-            Some(offset) => offset,
-            None => self.log.start_offset(&partition).await?,
-        };
-        let known = offset.and_then(|_| Incarnation::from_metadata(&metadata));
-        let incarnation = match known {
-            Some(incarnation) => incarnation,
-            None => self.draw(&partition, position).await?,
-        };
-        match self
-            .consumer
-            .start(&partition, Start::Offset(position))
-            .await
-        {
-            Ok(()) => Ok((incarnation, position)),
-            Err(LogError::OutOfRange { beginning, end, .. }) => {
-                let incarnation = if position > end {
-                    warn!(%partition, position, end, "the topic was created anew");
-                    self.draw(&partition, beginning).await?
-                } else {
-                    error!(%partition, position, beginning, "notifications were lost to retention");
-                    incarnation
-                };
-                self.consumer
-                    .start(&partition, Start::Offset(beginning))
-                    .await?;
-                Ok((incarnation, beginning))
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Draws an incarnation and commits it before anything is sent under it.
-    async fn draw(&self, partition: &TopicPartition, offset: i64) -> Result<Incarnation, LogError> {
-        let incarnation = Incarnation(rand::random());
-        let partition = partition.clone();
-        let metadata = incarnation.to_metadata();
-        self.consumer
-            .commit(vec![Commit {
-                partition,
-                offset,
-                metadata,
-            }])
-            .await?;
-        Ok(incarnation)
-    }
-
-    /// Commits what is settled.
-    pub(super) async fn commit(&mut self) {
+    /// What is settled and not committed.
+    fn uncommitted(&self) -> (Vec<Commit>, Vec<Committing>) {
         let mut commits = Vec::new();
+        let mut committing = Vec::new();
         for (number, state) in &self.partitions {
             let offset = self.dispatcher.position(*number).unwrap_or(state.committed);
-            if offset > state.committed {
-                let partition = self.topic_partition(*number);
+            let partition = self.topic_partition(*number);
+            // One that is lost would have all refused; Revoked is on its way.
+            if offset > state.committed && self.consumer.owns(&partition) {
+                committing.push(Committing {
+                    partition: *number,
+                    generation: state.generation,
+                    offset,
+                });
                 commits.push(Commit {
                     partition,
                     offset,
@@ -180,31 +184,39 @@ impl Pipeline {
                 });
             }
         }
+        (commits, committing)
+    }
+
+    /// Commits what is settled, in the background: pushes do not wait for the group.
+    pub(super) fn commit(&mut self) {
         self.next_commit = Instant::now() + self.config.commit_interval;
+        let (commits, committing) = self.uncommitted();
         if commits.is_empty() {
             self.ask_log();
             return;
         }
-        let offsets: Vec<_> = commits
-            .iter()
-            .map(|c| (c.partition.partition, c.offset))
-            .collect();
-        match self.consumer.commit(commits).await {
+        self.committing = true;
+        let group = self.consumer.group();
+        self.tasks
+            .spawn(async move { Done::Committed(committing, group.commit(commits).await) });
+    }
+
+    /// The group has answered a commit.
+    pub(super) fn committed(&mut self, commits: Vec<Committing>, answer: Result<(), LogError>) {
+        self.committing = false;
+        match answer {
             Ok(()) => {
-                for (number, offset) in offsets {
-                    if let Some(state) = self.partitions.get_mut(&number) {
-                        state.committed = offset;
+                for commit in commits {
+                    let state = self.partitions.get_mut(&commit.partition);
+                    if let Some(state) = state.filter(|s| s.generation == commit.generation) {
+                        state.committed = commit.offset;
                     }
                 }
                 self.health.log.ready();
             }
             // Revoked is on its way; the others are committed with the next round.
             Err(LogError::NotOwner(lost)) => debug!(?lost, "lost before a commit"),
-            Err(error) => {
-                self.log_failed(&error);
-                // The loop waited for this: leave it time for pushes.
-                self.next_commit = Instant::now() + 10 * LOG_RETRY;
-            }
+            Err(error) => self.log_failed(&error),
         }
     }
 
@@ -233,6 +245,7 @@ impl Pipeline {
     /// Forgets every partition and joins the group as a new member.
     pub(super) async fn rejoin(&mut self) -> Result<(), Error> {
         self.starting.clear();
+        self.beginning.clear();
         for partition in std::mem::take(&mut self.partitions).into_keys() {
             self.input(Input::Revoked(partition));
         }
@@ -247,7 +260,9 @@ impl Pipeline {
         let end = Instant::now() + self.config.drain_timeout;
         while self.dispatcher.in_flight() + self.burials > 0 {
             match tokio::time::timeout_at(end, self.tasks.join_next()).await {
-                Ok(Some(Ok(done @ (Done::Pushed(..) | Done::Buried(..))))) => drop(self.done(done)),
+                Ok(Some(Ok(done @ (Done::Pushed(..) | Done::Buried(..) | Done::NotBuried)))) => {
+                    drop(self.done(done));
+                }
                 Ok(Some(_)) => {}
                 Ok(None) => break,
                 Err(_) => {
@@ -256,6 +271,65 @@ impl Pipeline {
                 }
             }
         }
-        self.commit().await;
+        let (commits, _) = self.uncommitted();
+        if !commits.is_empty()
+            && let Err(error) = self.consumer.commit(commits).await
+        {
+            warn!(%error, "what was settled last is not committed: it is sent again");
+        }
     }
+}
+
+/// Goes to where the group has left a partition; answers which incarnation it is, and where it
+/// begins.
+async fn begin(
+    group: &Group,
+    log: &Log,
+    partition: &TopicPartition,
+) -> Result<(Incarnation, i64), LogError> {
+    let committed = group.committed(slice::from_ref(partition)).await?;
+    let committed = committed.into_iter().next();
+    let offset = committed.as_ref().and_then(|committed| committed.offset);
+    let position = match offset {
+        Some(offset) => offset,
+        None => log.start_offset(partition).await?,
+    };
+    let known = committed
+        .filter(|_| offset.is_some())
+        .and_then(|committed| Incarnation::from_metadata(&committed.metadata));
+    let incarnation = match known {
+        Some(incarnation) => incarnation,
+        None => draw(group, partition, position).await?,
+    };
+    match group.seek(partition, Start::Offset(position)).await {
+        Ok(position) => Ok((incarnation, position)),
+        Err(LogError::OutOfRange { beginning, end, .. }) => {
+            let incarnation = if position > end {
+                warn!(%partition, position, end, "the topic was created anew");
+                draw(group, partition, beginning).await?
+            } else {
+                error!(%partition, position, beginning, "notifications were lost to retention");
+                incarnation
+            };
+            let position = group.seek(partition, Start::Offset(beginning)).await?;
+            Ok((incarnation, position))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Draws an incarnation and commits it before anything is sent under it.
+async fn draw(
+    group: &Group,
+    partition: &TopicPartition,
+    offset: i64,
+) -> Result<Incarnation, LogError> {
+    let incarnation = Incarnation(rand::random());
+    let commit = Commit {
+        partition: partition.clone(),
+        offset,
+        metadata: incarnation.to_metadata(),
+    };
+    group.commit(vec![commit]).await?;
+    Ok(incarnation)
 }

@@ -342,3 +342,63 @@ async fn nothing_is_lost_or_doubled_when_pushers_die() {
     let repeated = one.with(|state| state.repeated);
     assert!(repeated > 0, "the edge had something to filter");
 }
+
+/// Pushers come and go while others work, so that partitions move in the middle of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_or_doubled_as_partitions_move() {
+    const PARTITIONS: i32 = 6;
+    let cluster = Arc::new(Cluster::start(PARTITIONS).await);
+    let edge = cluster.edge("one").await;
+    let ann = cluster.open(&edge, "ann", 1).await;
+    let application = Arc::clone(&cluster);
+    let enough = tokio_util::sync::CancellationToken::new();
+    let stop = enough.clone();
+    let producing = tokio::spawn(async move {
+        let mut each = 0;
+        while !stop.is_cancelled() {
+            for partition in 0..PARTITIONS {
+                application.notify(partition, r#"{"data":1}"#).await;
+            }
+            each += 1;
+        }
+        each
+    });
+    let more = async |what: &str| {
+        let counts = || {
+            let mut counts = [0; PARTITIONS as usize];
+            for (partition, ..) in edge.frames(&ann) {
+                counts[usize::try_from(partition).unwrap()] += 1;
+            }
+            counts
+        };
+        let before = counts();
+        let grown = || {
+            counts()
+                .iter()
+                .zip(before)
+                .all(|(now, before)| *now > before + 5)
+        };
+        until(what, grown).await;
+    };
+    let first = cluster.pusher(Config::default()).await;
+    more("one pusher works").await;
+    let second = cluster.pusher(Config::default()).await;
+    more("the second comes").await;
+    let third = cluster.pusher(Config::default()).await;
+    first.stop().await;
+    more("the third comes while the first leaves").await;
+    second.kill().await;
+    more("the second dies").await;
+    enough.cancel();
+    let each: i64 = producing.await.unwrap();
+    let all = usize::try_from(each).unwrap() * usize::try_from(PARTITIONS).unwrap();
+    until("all of it arrives", || edge.frames(&ann).len() >= all).await;
+    third.stop().await;
+    cluster.until_committed(&[each; PARTITIONS as usize]).await;
+    let frames = edge.frames(&ann);
+    for partition in 0..PARTITIONS {
+        let here = frames.iter().filter(|(of, ..)| *of == partition);
+        let offsets = here.map(|(_, offset, _)| *offset);
+        assert!(offsets.eq(0..each), "once and in order: {frames:?}");
+    }
+}
