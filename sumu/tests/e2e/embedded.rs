@@ -165,3 +165,29 @@ async fn a_changed_partition_count_makes_the_process_unready() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_layout_is_refused_with_what_mends_it() {
+    let dev = Dev::start().await;
+    for command in [&["topics", "--check", "--no-store"][..], &["presence"]] {
+        let mut refused = tokio::process::Command::new(env!("CARGO_BIN_EXE_sumu"));
+        refused
+            .args(command)
+            .args(["--brokers", &dev.brokers()])
+            .env("SUMU__LOG__PARTITIONS", "6")
+            .env("SUMU__LOG__REPLICATION", "1")
+            .env("SUMU__LOG__MIN_INSYNC_REPLICAS", "1")
+            .env("SUMU__ADMIN__LISTEN", "127.0.0.1:0")
+            .env(
+                "SUMU__ADMIN__PUSH_SECRET",
+                "a-secret-of-sixteen-bytes-or-more",
+            )
+            .kill_on_drop(true);
+        let output = tokio::time::timeout(Duration::from_secs(60), refused.output());
+        let output = output.await.unwrap().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{command:?}: {said}");
+        let fault = "sumu.connections has 12 partitions, not 6: configure as many as it has";
+        assert!(said.contains(fault), "{command:?}: {said}");
+    }
+}
