@@ -51,8 +51,11 @@ pub(crate) async fn serve(listener: TcpListener, node: Arc<Node>, stop: Cancella
                 ended = served => ended,
                 () = stop.cancelled() => Ok(()),
             };
-            if let Err(error) = ended {
-                tracing::warn!(%peer, %error, "closed a connection");
+            match ended {
+                Ok(()) => {}
+                // A client that was killed, or a network that broke: nobody's fault here.
+                Err(error @ Closed::Io(_)) => tracing::debug!(%peer, %error, "lost a connection"),
+                Err(error) => tracing::warn!(%peer, %error, "closed a connection"),
             }
         });
     }
