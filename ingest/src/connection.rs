@@ -60,10 +60,9 @@ pub(crate) async fn run<R, W>(
     let mut answers = FuturesUnordered::new();
     let mut todo = Vec::new();
     let mut alarm = std::pin::pin!(sleep_until(session.deadline().into()));
-    let mut flow = Flow::Idle;
 
     let ending = 'life: loop {
-        flow = write(&mut writer, &mut outbox, &mut session, flow, &mut todo).await;
+        let flow = write(&mut writer, &mut outbox, &mut session, &mut todo).await;
         let deadline = session.deadline().into();
         if alarm.deadline() != deadline {
             alarm.as_mut().reset(deadline);
@@ -122,13 +121,12 @@ async fn write<W>(
     writer: &mut W,
     outbox: &mut Outbox,
     session: &mut Session,
-    before: Flow,
     todo: &mut Vec<Output>,
 ) -> Flow
 where
     W: Sink<Frame, Error = Gone> + Unpin,
 {
-    let mut answers_sent = 0_usize;
+    let (mut answers_sent, mut took_some) = (0_usize, false);
     let flow = poll_fn(|cx| {
         loop {
             if outbox.answers.is_empty() && outbox.staged.is_none() {
@@ -150,6 +148,7 @@ where
             {
                 return Poll::Ready(Flow::Gone);
             }
+            took_some = true;
         }
     })
     .await;
@@ -157,11 +156,14 @@ where
     for _ in 0..answers_sent {
         session.handle(now, Input::AnswerSent, todo);
     }
+    // The time limit is for each frame: one that was taken begins it anew for the next.
+    if took_some || flow == Flow::Idle {
+        session.handle(now, Input::Flowing, todo);
+    }
     match flow {
-        Flow::Stalled if before != Flow::Stalled => session.handle(now, Input::Stalled, todo),
-        Flow::Idle if before == Flow::Stalled => session.handle(now, Input::Flowing, todo),
+        Flow::Idle => {}
+        Flow::Stalled => session.handle(now, Input::Stalled, todo),
         Flow::Gone => session.handle(now, Input::Lost(Loss::Dropped), todo),
-        Flow::Idle | Flow::Stalled => {}
     }
     flow
 }
@@ -213,4 +215,82 @@ async fn answer(
 
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::pin::Pin;
+    use std::task::Context;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::registry::{MailboxLimits, Registry};
+    use crate::session::Rules;
+
+    /// Takes so many frames, and then no more.
+    struct Room(usize);
+
+    impl Sink<Frame> for Room {
+        type Error = Gone;
+
+        fn poll_ready(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+            if self.0 == 0 {
+                return Poll::Pending;
+            }
+            Poll::Ready(Ok(()))
+        }
+
+        fn start_send(mut self: Pin<&mut Self>, _: Frame) -> Result<(), Gone> {
+            self.0 -= 1;
+            Ok(())
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_one_frame_and_no_more_is_still_timed() {
+        const LIMIT: Duration = Duration::from_secs(10);
+        let rules = Rules {
+            routes: HashMap::new(),
+            ping_interval: 9 * LIMIT,
+            silence: 9 * LIMIT,
+            refresh_interval: 9 * LIMIT,
+            write_timeout: LIMIT,
+            answer_timeout: LIMIT,
+            max_in_flight: 1,
+            max_unsent_answers: 1,
+            max_id_bytes: 1,
+        };
+        let id: schemas::ConnectionId = "edge.1.0000000000000001".parse().unwrap();
+        let registry = Registry::new(MailboxLimits {
+            frames: 1,
+            bytes: 1,
+        });
+        let inbox = registry.register(&"a".parse().unwrap(), &id, 1).unwrap();
+        let frame = Frame::Text("1".into());
+        let mut outbox = Outbox {
+            answers: vec![frame; 3].into(),
+            staged: None,
+            inbox,
+        };
+        let mut session = Session::new(Arc::new(rules), id, None, now());
+        let mut todo = vec![];
+        let mut timed = async |room: usize, session: &mut Session| {
+            let flow = write(&mut Room(room), &mut outbox, session, &mut todo).await;
+            (flow, session.deadline() <= now() + LIMIT)
+        };
+        assert_eq!(timed(0, &mut session).await, (Flow::Stalled, true));
+        // Room was seen, as the loop does, but not for all that waits.
+        session.handle(now(), Input::Flowing, &mut vec![]);
+        assert_eq!(timed(1, &mut session).await, (Flow::Stalled, true));
+        assert_eq!(timed(2, &mut session).await, (Flow::Idle, false));
+    }
 }
