@@ -66,6 +66,14 @@ impl Edge {
         self.tenure().filter(|tenure| tenure.epoch == epoch)
     }
 
+    /// What events of that epoch say, until it is over: then its expiry speaks for all of them.
+    pub(crate) fn life_of(&self, epoch: Epoch) -> Option<Tenure> {
+        // Without its judge a tenure is neither extended nor ended by anything but its own time.
+        let judged = self.standing.has_changed().is_ok();
+        let life = self.standing.borrow().life(epoch);
+        life.filter(|tenure| judged || now() < tenure.ends)
+    }
+
     /// Says that this epoch cannot do its work. Once is enough.
     pub(crate) fn fence(&self, epoch: Epoch) {
         if self.fences.try_send(epoch).is_err() {

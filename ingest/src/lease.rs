@@ -48,6 +48,15 @@ impl Standing {
             _ => None,
         }
     }
+
+    /// The tenure of that epoch while the epoch goes on. One that has just ended on the own clock
+    /// may still be extended, by a heartbeat sent before: nobody may count on the epoch's expiry yet.
+    pub(crate) fn life(&self, epoch: Epoch) -> Option<Tenure> {
+        match self {
+            Self::Held(tenure) if tenure.epoch == epoch => Some(*tenure),
+            _ => None,
+        }
+    }
 }
 
 /// Something that happened.

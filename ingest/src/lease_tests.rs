@@ -292,3 +292,32 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_lapse_that_a_late_heartbeat_mends_is_not_the_end_of_the_epoch() {
+    let mut bench = Bench::admitting();
+    bench.now += SECOND;
+    bench.give(Input::Timer);
+    // Paused: the answer and what was read back are seen only after the first heartbeat's lease.
+    bench.now += LEASE - SECOND / 2;
+    bench.give(Input::Beaten(2, Some((12, Millis(2_000)))));
+    let epoch = Epoch(10);
+    assert!(bench.lease.standing().life(epoch).is_none(), "fenced");
+
+    let mut bench = Bench::admitting();
+    bench.now += SECOND;
+    bench.give(Input::Timer);
+    bench.give(Input::Beaten(2, Some((12, Millis(2_000)))));
+    bench.now += LEASE - SECOND / 2;
+    assert_eq!(
+        bench.tenure(),
+        None,
+        "no right to hold sockets at this moment"
+    );
+    assert!(bench.lease.standing().life(epoch).is_some(), "yet not over");
+    bench.give(view(12));
+    assert!(bench.tenure().is_some(), "the epoch goes on");
+    bench.give(Input::Fence(epoch));
+    assert!(bench.lease.standing().life(epoch).is_none());
+    assert!(bench.lease.standing().life(Epoch(9)).is_none());
+}

@@ -187,6 +187,8 @@ impl Connection {
 
     fn finish(&mut self, ending: Ending) {
         if let Some(inner) = self.0.take() {
+            // A drain that finds the registry empty waits for the tasks: there is one from here on.
+            let _until_spawned = inner.edge.tasks.token();
             inner.leave();
             *inner.ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
             inner.edge.instruments.closed(ending.code);
@@ -214,7 +216,7 @@ impl Inner {
 /// Appends `refreshed` until it is logged, the connection ends, or the epoch does.
 async fn refresh(edge: &Edge, mut row: ConnectionRow, ended: &Mutex<bool>) {
     let began = Instant::now();
-    while let Some(tenure) = edge.tenure_of(row.epoch) {
+    while let Some(tenure) = edge.life_of(row.epoch) {
         row.lease_until = tenure.lease_until;
         let event = ConnectionEvent::Refreshed(row.clone());
         let append = {
@@ -250,7 +252,7 @@ async fn close(inner: Inner, ending: Ending) {
         edge, row, slot, ..
     } = inner;
     let began = Instant::now();
-    while let Some(tenure) = edge.tenure_of(row.epoch) {
+    while let Some(tenure) = edge.life_of(row.epoch) {
         let event = ConnectionEvent::Closed(Closed {
             user_id: row.user_id.clone(),
             connection_id: row.connection_id.clone(),

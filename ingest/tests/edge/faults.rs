@@ -1,10 +1,14 @@
 //! What an edge does when the log is away, another takes its name, or it is told to end.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use ingest::Error;
 use schemas::push::Target;
-use schemas::{ConnectionEvent, EdgeRecord};
+use schemas::{ConnectionEvent, ConnectionRow, EdgeRecord, UserId};
+use store::{ConnectionStore, Mutation, PresenceRow, StoreError};
+use tokio::sync::Semaphore;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 use crate::harness::*;
@@ -176,4 +180,72 @@ async fn a_client_that_leaves_before_the_101_leaves_no_orphan() {
         (opened == closed + 1).then_some(())
     })
     .await;
+}
+
+/// Holds every delete back until it is let through.
+#[derive(Debug)]
+struct SlowDeletes {
+    store: Arc<dyn ConnectionStore>,
+    gate: Semaphore,
+}
+
+impl ConnectionStore for SlowDeletes {
+    fn apply<'a>(&'a self, mutations: &'a [Mutation]) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            if matches!(mutations, [Mutation::Delete { .. }]) {
+                self.gate.acquire().await.unwrap().forget();
+            }
+            self.store.apply(mutations).await
+        })
+    }
+
+    fn connections<'a>(
+        &'a self,
+        users: &'a [UserId],
+    ) -> BoxFuture<'a, Result<Vec<ConnectionRow>, StoreError>> {
+        self.store.connections(users)
+    }
+
+    fn presence<'a>(
+        &'a self,
+        users: &'a [UserId],
+    ) -> BoxFuture<'a, Result<Vec<PresenceRow>, StoreError>> {
+        self.store.presence(users)
+    }
+
+    fn ready(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.store.ready()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_life_is_over_only_when_every_close_is_done() {
+    let cluster = Cluster::start().await;
+    let store = Arc::new(SlowDeletes {
+        store: embedded_store(),
+        gate: Semaphore::new(0),
+    });
+    let edge = cluster.edge_starting(|_| {}, Arc::clone(&store) as _).await;
+    edge.admitting().await;
+    let mut clients = vec![edge.client("a").await, edge.client("b").await];
+    let (edge_id, epoch) = clients[0].id.home();
+    let edge_id = edge_id.parse().unwrap();
+    edge.drain();
+    for client in &mut clients {
+        assert_eq!(client.close_code().await, 1012);
+        cluster.closed(&client.id).await;
+    }
+    // Twice the time in which the drain looks again, and then some.
+    let edges = edge.edges.clone();
+    let ended = || edges.with(|edges| edges.ended(&edge_id, epoch).is_some());
+    store.gate.add_permits(1);
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        edges.read_to_end().await.unwrap();
+        assert!(!ended(), "one close is still under way");
+    }
+    store.gate.add_permits(1);
+    edge.ended().await.unwrap();
+    edges.read_to_end().await.unwrap();
+    assert!(ended());
 }
