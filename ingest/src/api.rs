@@ -6,8 +6,8 @@ use std::sync::Arc;
 use actix_web::error::PayloadError;
 use actix_web::http::StatusCode;
 use actix_web::http::header::AUTHORIZATION;
-use actix_web::web::{Bytes, Data, Query};
-use actix_web::{HttpRequest, HttpResponse};
+use actix_web::web::{Bytes, Data, Payload, Query};
+use actix_web::{FromRequest as _, HttpRequest, HttpResponse};
 use eventlog::{AppendError, NewRecord};
 use runtime::http::Problem;
 use runtime::telemetry::trace;
@@ -40,10 +40,12 @@ struct UserPresence {
 /// `POST /v1/notifications`
 pub(crate) async fn notify(
     request: HttpRequest,
-    body: Result<Bytes, actix_web::Error>,
+    body: Payload,
     edge: Data<Edge>,
 ) -> Result<HttpResponse, Problem> {
+    // Nothing is read from, and no memory held for, somebody without a key.
     authorized(&request, &edge)?;
+    let body = Bytes::from_request(&request, &mut body.into_inner()).await;
     let body = body.map_err(|error| unreadable(&error))?;
     let notification = Notification::decode(&body).map_err(|error| {
         let problem = Problem::new(StatusCode::BAD_REQUEST, "malformed_notification");

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::CONTENT_TYPE;
-use actix_web::web::{Bytes, Data};
-use actix_web::{HttpRequest, HttpResponse};
+use actix_web::web::{Bytes, Data, Payload};
+use actix_web::{FromRequest as _, HttpRequest, HttpResponse};
 use bytestring::ByteString;
 use runtime::http::Problem;
 use schemas::push::{self, PushBatch, PushReply};
@@ -102,10 +102,16 @@ impl Applied {
 /// `POST /internal/push`
 pub(crate) async fn receive(
     request: HttpRequest,
-    body: Result<Bytes, actix_web::Error>,
+    body: Payload,
     edge: Data<Edge>,
 ) -> Result<HttpResponse, Problem> {
-    let taken = take(&request, body, &edge);
+    let taken = match entitled(&request, &edge) {
+        Ok(()) => {
+            let body = Bytes::from_request(&request, &mut body.into_inner()).await;
+            take(body, &edge)
+        }
+        Err(problem) => Err(problem),
+    };
     let reply = taken.as_ref().map_err(|problem| problem.code);
     edge.instruments.pushed(reply);
     let reply = taken?;
@@ -114,11 +120,8 @@ pub(crate) async fn receive(
         .body(reply.encode()))
 }
 
-fn take(
-    request: &HttpRequest,
-    body: Result<Bytes, actix_web::Error>,
-    edge: &Edge,
-) -> Result<PushReply, Problem> {
+/// Whether it comes from a pusher. Asked before the body is read, so that nobody else gets memory.
+fn entitled(request: &HttpRequest, edge: &Edge) -> Result<(), Problem> {
     let header = |name| request.headers().get(name);
     let secret = header(push::SECRET_HEADER).map_or(&b""[..], |given| given.as_bytes());
     if !edge.push_secret.matches(secret) {
@@ -128,6 +131,10 @@ fn take(
         let problem = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unknown_content_type");
         return Err(problem.detail(format!("send {}", push::CONTENT_TYPE)));
     }
+    Ok(())
+}
+
+fn take(body: Result<Bytes, actix_web::Error>, edge: &Edge) -> Result<PushReply, Problem> {
     let body = body.map_err(|error| crate::api::unreadable(&error))?;
     let batch = PushBatch::decode(&body).map_err(|error| {
         Problem::new(StatusCode::BAD_REQUEST, "malformed_batch").detail(error.to_string())

@@ -5,6 +5,9 @@ use std::sync::Arc;
 use schemas::{Millis, Position};
 use serde_json::json;
 use store::{Mutation, PresenceRow};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::harness::*;
 
@@ -126,4 +129,19 @@ async fn the_key_opens_v1_and_nothing_else_does() {
     assert_eq!(status, 200);
     let client = Arc::new(edge.client("alice").await);
     assert!(client.id.as_str().starts_with("edge-"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_is_refused_before_the_body_is_read() {
+    let cluster = Cluster::start().await;
+    let edge = cluster.edge().await;
+    for path in ["/v1/notifications", schemas::push::PATH] {
+        let mut stream = TcpStream::connect(edge.admin).await.unwrap();
+        let head = format!("POST {path} HTTP/1.1\r\nhost: test\r\ncontent-length: 1000\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut status = [0; 12];
+        let read = timeout(PATIENCE, stream.read_exact(&mut status)).await;
+        read.expect("an answer without the body").unwrap();
+        assert_eq!(&status, b"HTTP/1.1 401", "{path}");
+    }
 }
