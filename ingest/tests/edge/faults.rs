@@ -135,7 +135,7 @@ async fn a_valid_expiry_by_somebody_else_fences_the_edge() {
     let mut headers = schemas::Headers::new();
     headers.push("ce_type", expired.ce_type());
     let record = eventlog::NewRecord {
-        topic: std::sync::Arc::clone(&cluster.log.topics().edges),
+        topic: Arc::clone(&cluster.log.topics().edges),
         partition: 0,
         key: Some(expired.key().into()),
         value: Some(expired.encode()),
