@@ -105,7 +105,7 @@ impl Default for Config {
 
 /// Properties that the guarantees rest on, or that have a setting of their own: [`Config::faults`]
 /// names those found among [`Config::properties`].
-const RESERVED: [&str; 21] = [
+const RESERVED: [&str; 24] = [
     "acks",
     "auto.offset.reset",
     "batch.size",
@@ -116,14 +116,20 @@ const RESERVED: [&str; 21] = [
     "enable.idempotence",
     "enable.partition.eof",
     "group.id",
+    // Static members keep partitions while they are away, and one name fits one process only.
+    "group.instance.id",
     "group.protocol",
     "heartbeat.interval.ms",
     "isolation.level",
     "max.poll.interval.ms",
+    // Only time ends the tries of an append: after the last of a few, an answer would count as
+    // "not logged" though an earlier try may have been.
+    "message.send.max.retries",
     "message.timeout.ms",
     "metadata.broker.list",
     "partition.assignment.strategy",
     "request.required.acks",
+    "retries",
     "session.timeout.ms",
     "transaction.timeout.ms",
     "transactional.id",
@@ -321,6 +327,15 @@ mod tests {
                 faults.iter().any(|fault| fault.contains(part)),
                 "{part}: {faults:#?}"
             );
+        }
+    }
+
+    #[test]
+    fn refuses_properties_that_guarantees_rest_on() {
+        for name in ["message.send.max.retries", "retries", "group.instance.id"] {
+            let mut config = Config::default();
+            config.properties.0.insert(name.into(), "1".into());
+            assert_eq!(config.faults().len(), 1, "{name}");
         }
     }
 
