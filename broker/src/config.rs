@@ -129,6 +129,10 @@ impl Config {
                 "max_request_bytes must exceed max_message_bytes by 1024 or more",
             ),
             (
+                self.max_buffered_bytes < self.max_request_bytes,
+                "max_buffered_bytes must not be below max_request_bytes",
+            ),
+            (
                 self.segment_bytes < 4096,
                 "segment_bytes must be at least 4096",
             ),

@@ -15,7 +15,8 @@ use crate::log::{Fetched, Isolation, storage};
 
 impl Call {
     /// Answers at once if there is enough to read or something is wrong; else when there is, or
-    /// when the client's patience ends. Memory for the records is held before they are read.
+    /// when the client's patience ends. Memory for the records is held before they are read; if
+    /// none comes free in time, the answer has no records.
     pub(super) async fn fetch(
         &self,
         request: FetchRequest,
@@ -30,15 +31,16 @@ impl Call {
             let late = tokio::time::Instant::now() >= deadline;
             if late || enough == 0 || self.is_ready(&request) {
                 let held = self.hold(&request).await;
-                let (response, bytes, faulty) = self.read_all(&request);
-                if late || faulty || bytes >= enough {
+                let budget = held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+                let (response, bytes, faulty) = self.read_all(&request, budget);
+                if late || faulty || bytes >= enough || held.is_none() {
                     return (response, held);
                 }
             }
             // An end of the flusher ends the wait: the broker is shutting down.
             let changed = tokio::time::timeout_at(deadline, flushes.changed()).await;
             if matches!(changed, Ok(Err(_))) {
-                return (self.read_all(&request).0, None);
+                return (self.read_all(&request, 0).0, None);
             }
         }
     }
@@ -63,15 +65,16 @@ impl Call {
         })
     }
 
+    /// Memory for the answer. The wait is bounded: what holds the memory may be an answer that
+    /// must not be sent before this one, or a request that is not looked at before.
     async fn hold(&self, request: &FetchRequest) -> Option<OwnedSemaphorePermit> {
         let memory = std::sync::Arc::clone(&self.node.memory);
         let bytes = self
             .budget(request)
             .min(self.node.config.max_buffered_bytes / 2);
-        memory
-            .acquire_many_owned(u32::try_from(bytes).unwrap_or(u32::MAX))
-            .await
-            .ok()
+        let held = memory.acquire_many_owned(u32::try_from(bytes).unwrap_or(u32::MAX));
+        let held = tokio::time::timeout(self.node.config.io_timeout(), held).await;
+        held.ok()?.ok()
     }
 
     fn budget(&self, request: &FetchRequest) -> usize {
@@ -83,9 +86,8 @@ impl Call {
     }
 
     /// The response, the bytes of records in it, and whether some partition has an error.
-    fn read_all(&self, request: &FetchRequest) -> (FetchResponse, usize, bool) {
+    fn read_all(&self, request: &FetchRequest, budget: usize) -> (FetchResponse, usize, bool) {
         let isolation = isolation(request);
-        let budget = self.budget(request);
         let (mut bytes, mut faulty) = (0, false);
         let mut topics = Vec::with_capacity(request.topics.len());
         for topic in &request.topics {

@@ -44,11 +44,15 @@ struct Client {
 
 impl Client {
     async fn new() -> Self {
+        Self::with(Config::default()).await
+    }
+
+    async fn with(limits: Config) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = Config {
             data: folder.path().to_owned(),
             group_initial_rebalance_delay_ms: 0,
-            ..Config::default()
+            ..limits
         };
         let node = Arc::new(Node::open(config, peer()).await.unwrap());
         tokio::spawn(Arc::clone(&node).tick());
@@ -215,6 +219,35 @@ async fn records_go_in_and_out_in_every_version() {
             );
         }
     }
+}
+
+/// Answers go out in order, and each holds its memory until then: a fetch that waited for memory
+/// held by its own successors would wait for ever, and all other connections with it.
+#[tokio::test]
+async fn a_fetch_for_which_no_memory_comes_free_is_answered_without_records() {
+    let client = Client::with(Config {
+        io_timeout_ms: 50,
+        ..Config::default()
+    })
+    .await;
+    let request = produce(9);
+    client
+        .ask::<_, message::ProduceResponse>(ApiKey::Produce, 9, &request)
+        .await;
+    let all = u32::try_from(client.node.config.max_buffered_bytes).unwrap();
+    let held = client.node.memory.acquire_many(all).await.unwrap();
+    let patience = std::time::Duration::from_secs(30);
+    let records = async || {
+        let request = fetch(11);
+        let asked = client.ask::<_, message::FetchResponse>(ApiKey::Fetch, 11, &request);
+        let answered = tokio::time::timeout(patience, asked).await.unwrap();
+        let partition = &answered.responses[0].partitions[0];
+        assert_eq!((partition.error_code, partition.high_watermark), (0, 2));
+        partition.records.clone().unwrap_or_default()
+    };
+    assert!(records().await.is_empty());
+    drop(held);
+    assert!(!records().await.is_empty());
 }
 
 #[tokio::test]
