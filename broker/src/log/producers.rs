@@ -25,6 +25,8 @@ pub(crate) struct Producers {
 struct Producer {
     epoch: i16,
     recent: VecDeque<Written>,
+    /// A marker raised the epoch and nothing was written under it yet: sequences begin at 0.
+    fresh: bool,
     last_offset: i64,
 }
 
@@ -86,6 +88,7 @@ impl Producers {
             Some(newest) if sequence_after(newest.last_sequence, 1) != first => {
                 Err(ResponseError::OutOfOrderSequenceNumber)
             }
+            None if producer.fresh && first != 0 => Err(ResponseError::OutOfOrderSequenceNumber),
             _ => Ok(Verdict::Append),
         }
     }
@@ -100,10 +103,12 @@ impl Producers {
         let producer = self.known.entry(id).or_insert_with(|| Producer {
             epoch: header.producer_epoch,
             recent: VecDeque::new(),
+            fresh: false,
             last_offset: base,
         });
         if header.producer_epoch != producer.epoch {
             producer.recent.clear();
+            producer.fresh = true;
             producer.epoch = header.producer_epoch;
         }
         producer.last_offset = header.last_offset();
@@ -263,6 +268,22 @@ mod tests {
             producers.judge(&zombie),
             Err(ResponseError::InvalidProducerEpoch)
         );
+        // Its successor's second batch must not come before its first.
+        let second = header(&Sample::records(1).of(1, 1, 1).transactional(), 0);
+        assert_eq!(
+            producers.judge(&second),
+            Err(ResponseError::OutOfOrderSequenceNumber)
+        );
+        let first = header(&Sample::records(1).of(1, 1, 0).transactional(), 0);
+        assert_eq!(producers.judge(&first), Ok(Verdict::Append));
+    }
+
+    #[test]
+    fn a_producer_of_which_only_a_marker_is_left_may_go_on() {
+        let mut producers = Producers::default();
+        producers.note(&marker(1, 1, true, 1), true);
+        let next = header(&Sample::records(1).of(1, 1, 8).transactional(), 0);
+        assert_eq!(producers.judge(&next), Ok(Verdict::Append));
     }
 
     #[test]
