@@ -263,10 +263,14 @@ impl Image {
         }
     }
 
+    /// Offsets of a topic that was deleted while they were on their way are dropped: one created
+    /// anew under its name has other records there.
     fn commit(&mut self, group: String, offsets: GroupOffsets) {
         let committed = self.groups.entry(group).or_default();
         for (topic, partitions) in offsets {
-            committed.entry(topic).or_default().extend(partitions);
+            if self.topics.contains_key(&topic) {
+                committed.entry(topic).or_default().extend(partitions);
+            }
         }
     }
 
@@ -314,6 +318,19 @@ mod tests {
         image
     }
 
+    fn created() -> Change {
+        let topic = TopicImage {
+            id: "7".to_owned(),
+            partitions: 3,
+            config: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
+            starts: BTreeMap::new(),
+        };
+        Change::TopicCreated {
+            name: "t".to_owned(),
+            topic,
+        }
+    }
+
     fn fenced(epoch: i16) -> Change {
         Change::ProducerFenced {
             id: "x".to_owned(),
@@ -335,28 +352,26 @@ mod tests {
     fn prepared_offsets_count_at_the_end_and_not_before() {
         let begun = Change::TransactionBegun { id: "x".to_owned() };
         let ended = Change::TransactionEnded { id: "x".to_owned() };
-        let image = fold(vec![fenced(0), begun.clone(), prepared()]);
+        let (t, x) = (created(), fenced(0));
+        let image = fold(vec![t.clone(), x.clone(), begun.clone(), prepared()]);
         assert!(image.groups.is_empty());
-        let image = fold(vec![fenced(0), begun.clone(), prepared(), ended.clone()]);
-        assert_eq!(image.groups["g"], offsets(9));
-        let image = fold(vec![fenced(0), begun, ended]);
+        let all = vec![
+            t.clone(),
+            x.clone(),
+            begun.clone(),
+            prepared(),
+            ended.clone(),
+        ];
+        assert_eq!(fold(all).groups["g"], offsets(9));
+        let image = fold(vec![t, x, begun, ended]);
         assert!(image.groups.is_empty());
     }
 
     #[test]
     fn its_own_changes_make_the_same_image() {
-        let topic = TopicImage {
-            id: "7".to_owned(),
-            partitions: 3,
-            config: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
-            starts: BTreeMap::new(),
-        };
         let image = fold(vec![
             Change::Cluster { id: "1".to_owned() },
-            Change::TopicCreated {
-                name: "t".to_owned(),
-                topic,
-            },
+            created(),
             Change::StartMoved {
                 name: "t".to_owned(),
                 partition: 1,
@@ -390,15 +405,18 @@ mod tests {
 
     #[test]
     fn a_deleted_topic_takes_its_offsets_along() {
-        let image = fold(vec![
-            Change::Committed {
-                group: "g".to_owned(),
-                offsets: offsets(3),
-            },
-            Change::TopicDeleted {
-                name: "t".to_owned(),
-            },
-        ]);
+        let committed = || Change::Committed {
+            group: "g".to_owned(),
+            offsets: offsets(3),
+        };
+        let mut image = fold(vec![created(), committed()]);
+        assert_eq!(image.groups["g"], offsets(3));
+        image.apply(Change::TopicDeleted {
+            name: "t".to_owned(),
+        });
+        // Also those that were on their way.
+        image.apply(committed());
+        image.apply(created());
         assert!(image.groups["g"].is_empty());
     }
 }
