@@ -147,13 +147,14 @@ impl Topics {
         Ok(partitions)
     }
 
-    /// Creates a topic. It exists for good once the change is durable. Blocks.
+    /// Creates a topic, durably: what is written to it can be acknowledged. Blocks, in a thread
+    /// of a runtime.
     pub(crate) fn create(
         &self,
         name: &str,
         partitions: i32,
         config: BTreeMap<String, String>,
-    ) -> Result<Made, Refusal> {
+    ) -> Result<(), Refusal> {
         let _changing = lock(&self.changing);
         let partitions = self.check_new(name, partitions, &config)?;
         let id = Uuid::now_v7().simple().to_string();
@@ -170,21 +171,18 @@ impl Topics {
             name: name.to_owned(),
             topic: image,
         };
-        let made = self
-            .meta
-            .make(change)
-            .map_err(|error| (storage(error), String::new()))?;
+        self.change_durably(change)?;
         self.put(name.to_owned(), topic);
-        Ok(made)
+        Ok(())
     }
 
-    /// Gives a topic more partitions. Blocks.
+    /// Gives a topic more partitions, durably. Blocks, in a thread of a runtime.
     pub(crate) fn add_partitions(
         &self,
         name: &str,
         partitions: i32,
         only_check: bool,
-    ) -> Result<Option<Made>, Refusal> {
+    ) -> Result<(), Refusal> {
         let _changing = lock(&self.changing);
         let topic = self.get(name).ok_or_else(unknown)?;
         let mut image = self.image(name).ok_or_else(unknown)?;
@@ -194,18 +192,18 @@ impl Topics {
         }
         self.check_room(partitions, topic.partitions.len())?;
         if only_check {
-            return Ok(None);
+            return Ok(());
         }
         image.partitions = partitions;
         let topic = self
             .open_topic(&image, &topic.partitions)
             .map_err(|error| failed(&error))?;
-        let made = self.change(Change::PartitionsAdded {
+        self.change_durably(Change::PartitionsAdded {
             name: name.to_owned(),
             partitions,
         })?;
         self.put(name.to_owned(), topic);
-        Ok(Some(made))
+        Ok(())
     }
 
     /// Replaces a topic's own settings.
@@ -252,6 +250,12 @@ impl Topics {
         self.meta
             .make(change)
             .map_err(|error| (storage(error), String::new()))
+    }
+
+    fn change_durably(&self, change: Change) -> Result<(), Refusal> {
+        let made = self.change(change)?;
+        let durable = tokio::runtime::Handle::current().block_on(self.meta.durable(made));
+        durable.map_err(|error| (storage(error), String::new()))
     }
 
     fn check_room(&self, partitions: i32, had: usize) -> Result<(), Refusal> {
@@ -350,4 +354,43 @@ fn remove_strangers(folder: &Path, images: &BTreeMap<String, TopicImage>) -> io:
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::Flush;
+
+    /// Records are synced apart from the metadata: those of a topic that a crash could still take
+    /// back must not be acknowledged.
+    #[tokio::test]
+    async fn a_topic_is_not_seen_before_it_is_durable() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config {
+            data: folder.path().to_owned(),
+            ..Config::default()
+        };
+        let flusher = Arc::new(Flusher::start().unwrap());
+        let meta = Meta::open(&config.data, Arc::clone(&flusher), 1 << 20).unwrap();
+        let meta = Arc::new(meta);
+        let topics = Topics::open(&config, Arc::clone(&flusher), Arc::clone(&meta)).unwrap();
+        let topics = Arc::new(topics);
+        // The flusher is closed: nothing becomes durable by itself.
+        flusher.close();
+        let create = {
+            let topics = Arc::clone(&topics);
+            move || topics.create("t", 1, BTreeMap::new())
+        };
+        let creating = tokio::task::spawn_blocking(create);
+        while meta.read(|image| image.topics.is_empty()) {
+            tokio::task::yield_now().await;
+        }
+        // Time to do it wrong.
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        let early = topics.get("t").is_some();
+        meta.flush();
+        creating.await.unwrap().unwrap();
+        assert!(!early);
+        assert!(topics.get("t").is_some());
+    }
 }

@@ -92,14 +92,9 @@ impl Call {
     ) -> Result<(), Refusal> {
         let topics = Arc::clone(&self.node.topics);
         let created = move || topics.create(&name, partitions, config);
-        let made = tokio::task::spawn_blocking(created)
+        tokio::task::spawn_blocking(created)
             .await
-            .map_err(|error| (ResponseError::UnknownServerError, error.to_string()))??;
-        self.node
-            .meta
-            .durable(made)
-            .await
-            .map_err(|error| (storage(error), String::new()))
+            .map_err(|error| (ResponseError::UnknownServerError, error.to_string()))?
     }
 
     pub(super) async fn delete_topics(&self, request: DeleteTopicsRequest) -> DeleteTopicsResponse {
@@ -155,17 +150,8 @@ impl Call {
     ) -> Result<(), Refusal> {
         let topics = Arc::clone(&self.node.topics);
         let added = move || topics.add_partitions(&name, count, only_check);
-        let made = tokio::task::spawn_blocking(added)
+        tokio::task::spawn_blocking(added)
             .await
-            .map_err(|error| (ResponseError::UnknownServerError, error.to_string()))??;
-        match made {
-            Some(made) => self
-                .node
-                .meta
-                .durable(made)
-                .await
-                .map_err(|error| (storage(error), String::new())),
-            None => Ok(()),
-        }
+            .map_err(|error| (ResponseError::UnknownServerError, error.to_string()))?
     }
 }

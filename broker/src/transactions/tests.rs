@@ -18,8 +18,7 @@ async fn open(folder: &std::path::Path) -> Node {
 async fn create_topic(node: &Node) -> Arc<Partition> {
     let topics = Arc::clone(&node.topics);
     let create = move || topics.create("t", 1, BTreeMap::new()).unwrap();
-    let made = tokio::task::spawn_blocking(create).await.unwrap();
-    node.meta.durable(made).await.unwrap();
+    tokio::task::spawn_blocking(create).await.unwrap();
     node.topics.partition("t", 0).unwrap()
 }
 
