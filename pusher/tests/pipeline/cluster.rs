@@ -191,6 +191,33 @@ impl Cluster {
         }
     }
 
+    /// Commits another offset for partition 0, beside the metadata that is there; answers that. Only
+    /// for when every pusher is stopped.
+    pub(crate) async fn move_committed(&self, offset: i64) -> String {
+        let topic = Arc::clone(&self.log.topics().notifications);
+        let partition = TopicPartition::new(Arc::clone(&topic), 0);
+        let mut group = self.log.group(&Config::default().group, &[topic]).unwrap();
+        let assigned = async {
+            while !group.owns(&partition) {
+                group.next().await.unwrap();
+            }
+        };
+        tokio::time::timeout(PATIENCE, assigned).await.unwrap();
+        let committed = group
+            .committed(std::slice::from_ref(&partition))
+            .await
+            .unwrap();
+        let metadata = committed[0].metadata.clone();
+        let commit = eventlog::Commit {
+            partition,
+            offset,
+            metadata: metadata.clone(),
+        };
+        group.commit(vec![commit]).await.unwrap();
+        group.close().await;
+        metadata
+    }
+
     /// Waits until the group has committed these offsets. Asking makes a member of the group: only
     /// for when every pusher is stopped.
     pub(crate) async fn until_committed(&self, offsets: &[i64]) {

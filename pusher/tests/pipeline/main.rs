@@ -290,6 +290,29 @@ async fn with_the_store_away_every_edge_is_asked() {
     cluster.until_committed(&[1]).await;
 }
 
+/// Offsets that begin anew are not compared with those that edges have applied.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_ends_before_the_committed_offset_is_read_as_a_new_one() {
+    let cluster = Cluster::start(1).await;
+    let edge = cluster.edge("one").await;
+    let ann = cluster.open(&edge, "ann", 1).await;
+    for number in 0..3 {
+        cluster.notify(0, format!(r#"{{"data":{number}}}"#)).await;
+    }
+    let pusher = cluster.pusher(Config::default()).await;
+    until("ann is told", || edge.texts(&ann) == ["0", "1", "2"]).await;
+    pusher.stop().await;
+    let before = cluster.move_committed(100).await;
+
+    let pusher = cluster.pusher(Config::default()).await;
+    cluster.notify(0, r#"{"data":3}"#).await;
+    let all = ["0", "1", "2", "0", "1", "2", "3"];
+    until("all of it is told", || edge.texts(&ann) == all).await;
+    pusher.stop().await;
+    cluster.until_committed(&[4]).await;
+    assert_ne!(cluster.move_committed(4).await, before, "the incarnation");
+}
+
 /// Pushers are killed over and over, in the middle of it, while answers get lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_or_doubled_when_pushers_die() {
