@@ -88,6 +88,8 @@ impl Topics {
             source,
         };
         fs::create_dir_all(&topics.folder).map_err(fault)?;
+        let data = fs::File::open(&config.data);
+        data.and_then(|data| data.sync_all()).map_err(fault)?;
         let images = topics.meta.read(|image| image.topics.clone());
         remove_strangers(&topics.folder, &images).map_err(fault)?;
         for (name, image) in images {
