@@ -10,6 +10,7 @@ use actix_web::rt::net::TcpStream;
 use actix_web::web::{self, Data, PayloadConfig, ServiceConfig};
 use actix_web::{App, HttpServer};
 use runtime::http::Endpoints;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use schemas::push::PATH as PUSH_PATH;
 use socket2::SockRef;
 use tokio::task::JoinHandle;
@@ -19,6 +20,11 @@ use crate::{Config, Error, api, gateway, push};
 
 /// How long a listener waits for its requests when it stops. The sockets are closed by then.
 const STOP_SECONDS: u64 = 2;
+
+/// Connections to a listener beyond the sockets that may open: refused ones, and those that close.
+const SPARE_CONNECTIONS: usize = 1024;
+/// Descriptors for all else: the log, the store, files.
+const SPARE_DESCRIPTORS: usize = 1024;
 
 /// Bound listeners.
 #[derive(Debug)]
@@ -52,6 +58,7 @@ impl Bound {
 
 impl Servers {
     pub(crate) fn bind(config: &Config) -> Result<Self, Error> {
+        allow_descriptors(config.limits.max_connections);
         Ok(Self {
             public: Bound::bind(config.listen)?,
             admin: config.admin.listen.map(Bound::bind).transpose()?,
@@ -112,7 +119,12 @@ impl Running {
             })
         })
         .h1_allow_half_closed(false)
-        .max_connections(edge.config.limits.max_connections.saturating_add(1024))
+        .max_connections(
+            edge.config
+                .limits
+                .max_connections
+                .saturating_add(SPARE_CONNECTIONS),
+        )
         .on_connect(move |stream, _| limit_writes(stream, stuck))
         .tcp_nodelay(true)
         .disable_signals()
@@ -154,6 +166,37 @@ impl Running {
     }
 }
 
+/// Raises the process' soft limit of open files to what so many sockets need, as far as the hard one
+/// allows: at the limit no connection would be accepted any more, not even a refused one.
+fn allow_descriptors(sockets: usize) {
+    let spare = SPARE_CONNECTIONS + SPARE_DESCRIPTORS;
+    let needed = u64::try_from(sockets.saturating_add(spare)).unwrap_or(u64::MAX);
+    let limit = getrlimit(Resource::Nofile);
+    let allowed = raised(limit.current, limit.maximum, needed);
+    if allowed != limit.current {
+        let raised = Rlimit {
+            current: allowed,
+            ..limit
+        };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            tracing::warn!(%error, "the limit of open files stays as it was");
+        }
+    }
+    if let Some(allowed) = allowed.filter(|allowed| *allowed < needed) {
+        tracing::warn!(
+            allowed,
+            needed,
+            "too few open files are allowed for limits.max_connections: raise the hard limit"
+        );
+    }
+}
+
+/// The soft limit to ask for; no number is no limit.
+fn raised(soft: Option<u64>, hard: Option<u64>, needed: u64) -> Option<u64> {
+    let reachable = hard.map_or(needed, |hard| needed.min(hard));
+    soft.map(|soft| soft.max(reachable))
+}
+
 /// Has the kernel drop a client that takes no bytes for so long: actix-web itself waits for ever to
 /// flush what a closed socket had left.
 fn limit_writes(stream: &dyn Any, within: Duration) {
@@ -181,4 +224,18 @@ fn admin(app: &mut ServiceConfig, endpoints: &Endpoints, edge: &Edge) {
             .app_data(PayloadConfig::new(limits.max_push_bytes))
             .route(web::post().to(push::receive)),
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_of_open_files_only_grows_and_not_over_the_hard_one() {
+        assert_eq!(raised(Some(1024), Some(4096), 2000), Some(2000));
+        assert_eq!(raised(Some(1024), None, 9000), Some(9000));
+        assert_eq!(raised(Some(1024), Some(4096), 9000), Some(4096));
+        assert_eq!(raised(Some(4096), Some(4096), 2000), Some(4096));
+        assert_eq!(raised(None, None, 2000), None);
+    }
 }
