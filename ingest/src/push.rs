@@ -9,7 +9,9 @@ use actix_web::web::{Bytes, Data, Payload};
 use actix_web::{FromRequest as _, HttpRequest, HttpResponse};
 use bytestring::ByteString;
 use runtime::http::Problem;
+use runtime::telemetry::trace;
 use schemas::push::{self, PushBatch, PushReply};
+use tracing::{Span, info_span};
 
 use crate::edge::Edge;
 use crate::lease::Standing;
@@ -47,7 +49,8 @@ impl Applied {
         }
     }
 
-    /// Hands the frames of a batch to their mailboxes, but for those applied before.
+    /// Hands the frames of a batch to their mailboxes, but for those applied before. Where spans are
+    /// collected, each that came with a trace gets one in it.
     ///
     /// # Errors
     /// The offset of a notification that is not UTF-8. What comes before it has been applied.
@@ -55,6 +58,8 @@ impl Applied {
         let through = self.source((batch.topic, batch.partition, batch.incarnation));
         let mut through = through.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut delivered, mut overflowed, mut repeated) = (0, 0, 0);
+        let push = info_span!("push", partition = batch.partition);
+        let traced = trace::of(&push).is_some();
         for item in batch.notifications {
             if item.offset <= *through {
                 repeated += 1;
@@ -62,7 +67,15 @@ impl Applied {
             }
             // Checked and made once; every socket shares the bytes.
             let frame = ByteString::try_from(item.data).map_err(|_not_utf8| item.offset)?;
-            let took = registry.deliver(&item.target, &frame);
+            let span = item
+                .traceparent
+                .filter(|_| traced)
+                .map_or_else(Span::none, |parent| {
+                    let span = info_span!("deliver notification", offset = item.offset);
+                    trace::parent(&span, &parent);
+                    span
+                });
+            let took = span.in_scope(|| registry.deliver(&item.target, &frame));
             delivered += took.queued;
             overflowed += took.overflowed;
             *through = item.offset;
@@ -163,8 +176,12 @@ fn addressed(edge: &Edge, batch: &PushBatch) -> Result<(), Problem> {
 
 #[cfg(test)]
 mod tests {
+    use opentelemetry::trace::TracerProvider as _;
+    use opentelemetry_sdk::error::OTelSdkResult;
+    use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData, SpanProcessor};
     use schemas::Epoch;
     use schemas::push::{PushItem, Target};
+    use tracing_subscriber::layer::SubscriberExt as _;
 
     use super::*;
     use crate::registry::{Inbox, MailboxLimits};
@@ -256,5 +273,51 @@ mod tests {
         });
         let got: Vec<i64> = got(&mut inbox).iter().map(|o| o.parse().unwrap()).collect();
         assert_eq!(got, (0..20).collect::<Vec<_>>());
+    }
+
+    #[derive(Clone, Debug, Default)]
+    struct Ended(Arc<Mutex<Vec<SpanData>>>);
+
+    impl SpanProcessor for Ended {
+        fn on_start(&self, _: &mut opentelemetry_sdk::trace::Span, _: &opentelemetry::Context) {}
+
+        fn on_end(&self, span: SpanData) {
+            self.0.lock().unwrap().push(span);
+        }
+
+        fn force_flush(&self) -> OTelSdkResult {
+            Ok(())
+        }
+
+        fn shutdown_with_timeout(&self, _: std::time::Duration) -> OTelSdkResult {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_trace_of_a_notification_goes_on_to_the_edge() {
+        let ended = Ended::default();
+        let tracers = SdkTracerProvider::builder()
+            .with_span_processor(ended.clone())
+            .build();
+        let layer = tracing_opentelemetry::layer().with_tracer(tracers.tracer("test"));
+        let (applied, registry, _inbox) = bench(10);
+        let mut batch = batch(0, 1, &[1, 2]);
+        batch.notifications[1].traceparent =
+            Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into());
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            applied.apply(batch, &registry).unwrap();
+        });
+        let ended = ended.0.lock().unwrap();
+        let deliveries: Vec<_> = ended
+            .iter()
+            .filter(|span| span.name == "deliver notification")
+            .map(|span| {
+                let trace = span.span_context.trace_id().to_string();
+                (trace, span.parent_span_id.to_string())
+            })
+            .collect();
+        let expected = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7");
+        assert_eq!(deliveries, [(expected.0.into(), expected.1.into())]);
     }
 }
