@@ -323,6 +323,9 @@ impl Lease {
     }
 
     fn beat(&mut self, epoch: Epoch, now: Instant, out: &mut Vec<Output>) {
+        // One sent a lease ago gives no right any more, whenever it is read back.
+        let lease = self.lease;
+        self.beats.retain(|beat| now < beat.sent + lease);
         self.numbers += 1;
         self.beats.push_back(Beat {
             number: self.numbers,

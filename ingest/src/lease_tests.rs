@@ -321,3 +321,23 @@ fn a_lapse_that_a_late_heartbeat_mends_is_not_the_end_of_the_epoch() {
     assert!(bench.lease.standing().life(epoch).is_none());
     assert!(bench.lease.standing().life(Epoch(9)).is_none());
 }
+
+#[test]
+fn heartbeats_that_are_never_read_back_cost_bounded_memory_and_no_epoch() {
+    let mut bench = Bench::warm();
+    for number in 1..100 {
+        bench.give(Input::Beaten(
+            number,
+            Some((10 + number.cast_signed(), Millis(0))),
+        ));
+        bench.now += SECOND;
+        let out = bench.give(Input::Timer);
+        assert!(matches!(out[..], [Output::Beat { .. }]), "{out:?}");
+        assert!(bench.lease.beats.len() <= 6, "{}", bench.lease.beats.len());
+    }
+    // Read again, though not yet to the newest.
+    assert_eq!(bench.give(view(50)), []);
+    assert_eq!(bench.tenure(), None);
+    bench.give(view(109));
+    assert!(bench.tenure().is_some());
+}
