@@ -103,7 +103,7 @@ pub enum TransactionError {
         /// What the client said.
         reason: String,
     },
-    /// The producer is dead. With a new one, ask [`crate::GroupConsumer::committed`] how far the
+    /// The producer is dead. With a new one, ask [`crate::Group::committed`] how far the
     /// group is (an offset at or past the batch's: it was committed after all), then try again.
     #[error("transactional producer lost: {reason}")]
     Fenced {

@@ -75,6 +75,13 @@ pub struct Limits {
     pub max_request_bytes: usize,
     /// Largest push batch, in bytes.
     pub max_push_bytes: usize,
+    /// How long pushes wait, all together, for a socket that reads but stays more than half full.
+    #[serde(with = "compact::required")]
+    pub push_patience: Duration,
+    /// A push is answered after this long, with what was applied by then. Below the pushers'
+    /// `pusher.push.request_timeout`.
+    #[serde(with = "compact::required")]
+    pub push_time: Duration,
     /// Users in one presence query.
     pub max_presence_users: usize,
     /// Notification partitions (and lives of their topic) whose applied offset is remembered.
@@ -142,6 +149,8 @@ impl Default for Limits {
             max_queued_bytes: 4 << 20,
             max_request_bytes: 1 << 20,
             max_push_bytes: 32 << 20,
+            push_patience: Duration::from_secs(1),
+            push_time: Duration::from_secs(1),
             max_presence_users: 1000,
             max_applied_partitions: 4096,
             ping_interval: Duration::from_secs(25),

@@ -273,6 +273,7 @@ mod tests {
         let registry = Registry::new(MailboxLimits {
             frames: 1,
             bytes: 1,
+            patience: Duration::ZERO,
         });
         let inbox = registry.register(&"a".parse().unwrap(), &id, 1).unwrap();
         let frame = Frame::Text("1".into());

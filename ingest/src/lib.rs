@@ -36,7 +36,8 @@ use std::sync::Arc;
 use eventlog::{Edges, Log, LogError};
 use runtime::http::Endpoints;
 use runtime::{Clock, Secret, Timings};
-use schemas::{EdgeId, Epoch};
+use schemas::topics::Layout;
+use schemas::{EdgeId, Epoch, Topics};
 use store::ConnectionStore;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -116,7 +117,11 @@ impl Node {
     /// # Errors
     /// [`Error::Config`], [`Error::Serve`] and [`Error::Log`].
     pub fn bind(config: Config, deps: Deps) -> Result<Self, Error> {
-        let faults = config.faults();
+        let faults = [
+            config.faults(),
+            trespassing_routes(&config, deps.log.topics()),
+        ]
+        .concat();
         if !faults.is_empty() {
             return Err(Error::Config(faults));
         }
@@ -144,6 +149,7 @@ impl Node {
             registry: Registry::new(MailboxLimits {
                 frames: limits.max_queued_frames,
                 bytes: limits.max_queued_bytes,
+                patience: limits.push_patience,
             }),
             applied: push::Applied::new(limits.max_applied_partitions),
             rules: Arc::new(rules(&config, &deps.log, deps.timings)),
@@ -230,6 +236,21 @@ fn edge_id(config: &Config) -> Result<EdgeId, Error> {
         .map_err(|fault| Error::Config(vec![format!("edge_id: {fault}")]))
 }
 
+/// Routes into topics that are sumu's own. A client that could write there could forge events, or
+/// notify others.
+fn trespassing_routes(config: &Config, topics: &Topics) -> Vec<String> {
+    let open = [&topics.messages_send, &topics.messages_publish];
+    let specs = topics.specs(Layout::default());
+    let own: Vec<&str> = (specs.iter().map(|spec| &spec.name))
+        .filter(|name| !open.contains(name))
+        .map(|name| &**name)
+        .collect();
+    (config.routes.iter())
+        .filter(|(_, topic)| own.contains(&topic.as_str()))
+        .map(|(action, topic)| format!("routes.{action}: clients must not write to {topic}"))
+        .collect()
+}
+
 fn rules(config: &Config, log: &Log, timings: Timings) -> Rules {
     let limits = &config.limits;
     let mut topics = HashMap::from([
@@ -258,5 +279,31 @@ fn rules(config: &Config, log: &Log, timings: Timings) -> Rules {
         max_in_flight: limits.max_in_flight,
         max_unsent_answers: limits.max_unsent_answers,
         max_id_bytes: limits.max_id_bytes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_route_leads_into_a_topic_of_sumus_own() {
+        let mut config = Config::default();
+        for (action, topic) in [
+            ("forge", "sumu.connections"),
+            ("shout", "sumu.notifications"),
+            ("chat", "sumu.messages.publish"),
+            ("order", "orders"),
+        ] {
+            config.routes.insert(action.into(), topic.into());
+        }
+        let faults = trespassing_routes(&config, &Topics::new("sumu."));
+        assert_eq!(
+            faults,
+            [
+                "routes.forge: clients must not write to sumu.connections",
+                "routes.shout: clients must not write to sumu.notifications",
+            ]
+        );
     }
 }

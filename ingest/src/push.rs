@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::CONTENT_TYPE;
@@ -11,11 +12,17 @@ use bytestring::ByteString;
 use runtime::http::Problem;
 use runtime::telemetry::trace;
 use schemas::push::{self, PushBatch, PushReply};
+use tokio::time::{Instant, sleep};
 use tracing::{Span, info_span};
 
 use crate::edge::Edge;
 use crate::lease::Standing;
-use crate::registry::Registry;
+use crate::registry::{Mailbox, Registry};
+
+/// The frames handed over without a pause: other requests are served in between.
+const FRAMES_AT_ONCE: u32 = 10_000;
+/// How often a crowded socket is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// A notification partition in one life of its topic.
 type Source = (String, i32, u64);
@@ -49,43 +56,55 @@ impl Applied {
         }
     }
 
-    /// Hands the frames of a batch to their mailboxes, but for those applied before. Where spans are
-    /// collected, each that came with a trace gets one in it.
+    /// Hands the frames of a batch to their mailboxes, but for those applied before, and takes them
+    /// out of it; until none is left, a socket needs time, or many frames were handed over. Where
+    /// spans are collected, each that came with a trace gets one in it.
+    ///
+    /// Between two calls another batch of the partition may be applied. It holds what this one does,
+    /// or what is not owed to a socket that was open when the notifications were appended.
     ///
     /// # Errors
     /// The offset of a notification that is not UTF-8. What comes before it has been applied.
-    pub(crate) fn apply(&self, batch: PushBatch, registry: &Registry) -> Result<PushReply, i64> {
-        let through = self.source((batch.topic, batch.partition, batch.incarnation));
+    fn apply(
+        &self,
+        batch: &mut PushBatch,
+        registry: &Registry,
+        reply: &mut PushReply,
+    ) -> Result<Vec<Arc<Mailbox>>, i64> {
+        let source = (batch.topic.clone(), batch.partition, batch.incarnation);
+        let through = self.source(source);
         let mut through = through.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut delivered, mut overflowed, mut repeated) = (0, 0, 0);
         let push = info_span!("push", partition = batch.partition);
         let traced = trace::of(&push).is_some();
-        for item in batch.notifications {
+        let (mut crowded, mut handed, mut done) = (vec![], 0, 0);
+        for item in &batch.notifications {
+            if !crowded.is_empty() || handed >= FRAMES_AT_ONCE {
+                break;
+            }
+            done += 1;
             if item.offset <= *through {
-                repeated += 1;
+                reply.repeated += 1;
                 continue;
             }
             // Checked and made once; every socket shares the bytes.
-            let frame = ByteString::try_from(item.data).map_err(|_not_utf8| item.offset)?;
-            let span = item
-                .traceparent
-                .filter(|_| traced)
-                .map_or_else(Span::none, |parent| {
-                    let span = info_span!("deliver notification", offset = item.offset);
-                    trace::parent(&span, &parent);
-                    span
-                });
+            let data = item.data.clone();
+            let frame = ByteString::try_from(data).map_err(|_not_utf8| item.offset)?;
+            let parent = item.traceparent.as_ref().filter(|_| traced);
+            let span = parent.map_or_else(Span::none, |parent| {
+                let span = info_span!("deliver notification", offset = item.offset);
+                trace::parent(&span, parent);
+                span
+            });
             let took = span.in_scope(|| registry.deliver(&item.target, &frame));
-            delivered += took.queued;
-            overflowed += took.overflowed;
+            reply.delivered += took.queued;
+            reply.overflowed += took.overflowed;
+            handed += took.queued;
+            crowded = took.crowded;
             *through = item.offset;
         }
-        Ok(PushReply {
-            applied_through: *through,
-            delivered,
-            overflowed,
-            repeated,
-        })
+        reply.applied_through = *through;
+        batch.notifications.drain(..done);
+        Ok(crowded)
     }
 
     fn source(&self, source: Source) -> Arc<Mutex<i64>> {
@@ -121,7 +140,7 @@ pub(crate) async fn receive(
     let taken = match entitled(&request, &edge) {
         Ok(()) => {
             let body = Bytes::from_request(&request, &mut body.into_inner()).await;
-            take(body, &edge)
+            take(body, &edge).await
         }
         Err(problem) => Err(problem),
     };
@@ -147,15 +166,47 @@ fn entitled(request: &HttpRequest, edge: &Edge) -> Result<(), Problem> {
     Ok(())
 }
 
-fn take(body: Result<Bytes, actix_web::Error>, edge: &Edge) -> Result<PushReply, Problem> {
+/// Applies a batch, giving crowded sockets time. What is not applied when time is up the pusher
+/// sends again.
+async fn take(body: Result<Bytes, actix_web::Error>, edge: &Edge) -> Result<PushReply, Problem> {
     let body = body.map_err(|error| crate::api::unreadable(&error))?;
-    let batch = PushBatch::decode(&body).map_err(|error| {
+    let mut batch = PushBatch::decode(&body).map_err(|error| {
         Problem::new(StatusCode::BAD_REQUEST, "malformed_batch").detail(error.to_string())
     })?;
-    addressed(edge, &batch)?;
-    edge.applied.apply(batch, &edge.registry).map_err(|offset| {
-        Problem::new(StatusCode::BAD_REQUEST, "not_utf8").detail(format!("offset {offset}"))
-    })
+    let answer_by = Instant::now() + edge.config.limits.push_time;
+    let mut reply = PushReply {
+        applied_through: -1,
+        delivered: 0,
+        overflowed: 0,
+        repeated: 0,
+    };
+    loop {
+        addressed(edge, &batch)?;
+        let applied = edge.applied.apply(&mut batch, &edge.registry, &mut reply);
+        let crowded = applied.map_err(|offset| {
+            Problem::new(StatusCode::BAD_REQUEST, "not_utf8").detail(format!("offset {offset}"))
+        })?;
+        if batch.notifications.is_empty() || Instant::now() >= answer_by {
+            return Ok(reply);
+        }
+        give_time(crowded, answer_by).await;
+    }
+}
+
+/// Waits until none of these sockets needs time any more. Each has so much of it, and no more.
+async fn give_time(mut crowded: Vec<Arc<Mailbox>>, until: Instant) {
+    tokio::task::yield_now().await;
+    loop {
+        crowded.retain(|mailbox| mailbox.needs_time());
+        let began = Instant::now();
+        if crowded.is_empty() || began >= until {
+            return;
+        }
+        sleep(LOOK_AGAIN).await;
+        for mailbox in &crowded {
+            mailbox.waited(began.elapsed());
+        }
+    }
 }
 
 /// Whether the batch is meant for this edge in the life that it has now.
@@ -207,10 +258,27 @@ mod tests {
         let registry = Registry::new(MailboxLimits {
             frames: 100,
             bytes: 1000,
+            patience: Duration::from_millis(20),
         });
         let id = "edge.1.0000000000000001".parse().unwrap();
         let inbox = registry.register(&"a".parse().unwrap(), &id, 1).unwrap();
         (Applied::new(limit), registry, inbox)
+    }
+
+    fn apply(
+        applied: &Applied,
+        mut batch: PushBatch,
+        registry: &Registry,
+    ) -> Result<PushReply, i64> {
+        let mut reply = PushReply {
+            applied_through: -1,
+            delivered: 0,
+            overflowed: 0,
+            repeated: 0,
+        };
+        let crowded = applied.apply(&mut batch, registry, &mut reply)?;
+        assert!(crowded.is_empty() && batch.notifications.is_empty());
+        Ok(reply)
     }
 
     fn got(inbox: &mut Inbox) -> Vec<String> {
@@ -220,20 +288,20 @@ mod tests {
     #[test]
     fn what_was_applied_is_not_shown_again() {
         let (applied, registry, mut inbox) = bench(10);
-        let reply = applied.apply(batch(0, 1, &[3, 5]), &registry).unwrap();
+        let reply = apply(&applied, batch(0, 1, &[3, 5]), &registry).unwrap();
         assert_eq!(
             (reply.applied_through, reply.delivered, reply.repeated),
             (5, 2, 0)
         );
-        let reply = applied.apply(batch(0, 1, &[4, 5, 6]), &registry).unwrap();
+        let reply = apply(&applied, batch(0, 1, &[4, 5, 6]), &registry).unwrap();
         assert_eq!(
             (reply.applied_through, reply.delivered, reply.repeated),
             (6, 1, 2)
         );
         assert_eq!(got(&mut inbox), ["3", "5", "6"]);
         // Another partition and another life of the topic count for themselves.
-        applied.apply(batch(1, 1, &[0]), &registry).unwrap();
-        applied.apply(batch(0, 2, &[0]), &registry).unwrap();
+        apply(&applied, batch(1, 1, &[0]), &registry).unwrap();
+        apply(&applied, batch(0, 2, &[0]), &registry).unwrap();
         assert_eq!(got(&mut inbox), ["0", "0"]);
     }
 
@@ -241,11 +309,11 @@ mod tests {
     fn what_is_remembered_is_bounded() {
         let (applied, registry, mut inbox) = bench(2);
         for partition in [0, 1, 0, 2] {
-            applied.apply(batch(partition, 1, &[7]), &registry).unwrap();
+            apply(&applied, batch(partition, 1, &[7]), &registry).unwrap();
         }
         assert_eq!(applied.sources.lock().unwrap().offsets.len(), 2);
         got(&mut inbox);
-        let reply = applied.apply(batch(0, 1, &[7]), &registry).unwrap();
+        let reply = apply(&applied, batch(0, 1, &[7]), &registry).unwrap();
         assert_eq!(reply.repeated, 1, "0 was used after 1: it is remembered");
     }
 
@@ -254,8 +322,37 @@ mod tests {
         let (applied, registry, mut inbox) = bench(10);
         let mut wrong = batch(0, 1, &[1, 2, 3]);
         wrong.notifications[1].data = vec![0xff].into();
-        assert_eq!(applied.apply(wrong, &registry), Err(2));
+        assert_eq!(apply(&applied, wrong, &registry), Err(2));
         assert_eq!(got(&mut inbox), ["1"]);
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_reads_is_given_time_and_one_that_does_not_is_closed() {
+        let (applied, registry, mut inbox) = bench(10);
+        let offsets: Vec<i64> = (0..300).collect();
+        let mut reply = apply(&applied, batch(9, 1, &[0]), &registry).unwrap();
+        let mut batch = batch(0, 1, &offsets);
+        let far = Instant::now() + Duration::from_secs(60);
+        let mut seen = got(&mut inbox).len();
+        // It reads: nothing overflows, though the batch is three times what its queue holds.
+        while batch.notifications.len() > 100 {
+            let crowded = applied.apply(&mut batch, &registry, &mut reply).unwrap();
+            assert_eq!(crowded.len(), 1);
+            let reading = async { seen += got(&mut inbox).len() };
+            tokio::join!(give_time(crowded, far), reading);
+        }
+        assert_eq!(reply.overflowed, 0);
+        // It stops reading: waited for as long as the patience lasts, then no more.
+        let began = Instant::now();
+        while !batch.notifications.is_empty() {
+            let crowded = applied.apply(&mut batch, &registry, &mut reply).unwrap();
+            give_time(crowded, far).await;
+        }
+        let waited = began.elapsed();
+        assert!((20..2_000).contains(&waited.as_millis()), "{waited:?}");
+        assert_eq!(reply.applied_through, 299);
+        seen += got(&mut inbox).len();
+        assert_eq!(seen, usize::try_from(reply.delivered).unwrap());
     }
 
     #[test]
@@ -263,7 +360,7 @@ mod tests {
         let (applied, registry, mut inbox) = bench(10);
         let push_all = || {
             for offset in 0..20 {
-                applied.apply(batch(0, 1, &[offset]), &registry).unwrap();
+                apply(&applied, batch(0, 1, &[offset]), &registry).unwrap();
             }
         };
         std::thread::scope(|scope| {
@@ -289,7 +386,7 @@ mod tests {
             Ok(())
         }
 
-        fn shutdown_with_timeout(&self, _: std::time::Duration) -> OTelSdkResult {
+        fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
             Ok(())
         }
     }
@@ -306,7 +403,7 @@ mod tests {
         batch.notifications[1].traceparent =
             Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into());
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
-            applied.apply(batch, &registry).unwrap();
+            apply(&applied, batch, &registry).unwrap();
         });
         let ended = ended.0.lock().unwrap();
         let deliveries: Vec<_> = ended

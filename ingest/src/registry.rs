@@ -1,12 +1,14 @@
 //! Finds the sockets of a user, and hands them frames without waiting for any.
 //!
 //! Maps are sharded, and no lock is held over an await. A mailbox is the one bounded queue between
-//! the pushes and a socket; who overflows it is closed, and nobody waits.
+//! the pushes and a socket. Pushes have some patience with one that is more than half full, so that
+//! a burst does not close clients that read; who still overflows it is closed.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use bytestring::ByteString;
 use schemas::push::Target;
@@ -29,6 +31,8 @@ pub(crate) struct MailboxLimits {
     pub(crate) frames: usize,
     /// Bytes of frames.
     pub(crate) bytes: usize,
+    /// How long pushes may wait, all together, for a socket that stays more than half full.
+    pub(crate) patience: Duration,
 }
 
 /// The users whose ids hash here, and the connections whose ids do.
@@ -45,7 +49,9 @@ pub(crate) struct Mailbox {
     connection_id: ConnectionId,
     frames: mpsc::Sender<ByteString>,
     queued_bytes: AtomicUsize,
-    max_bytes: usize,
+    limits: MailboxLimits,
+    /// How long pushes have waited since the queue was last half empty, in microseconds.
+    waited: AtomicU64,
     /// The close code that the edge decided on; 0 while there is none. The first one stands.
     closing: AtomicU16,
     wake: Notify,
@@ -58,32 +64,56 @@ pub(crate) struct Inbox {
     mailbox: Arc<Mailbox>,
 }
 
-/// How many sockets took a frame.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Which sockets took a frame.
+#[derive(Debug, Default)]
 pub(crate) struct Delivered {
     /// Took it into their queue.
     pub(crate) queued: u32,
     /// Had no room, and are being closed.
     pub(crate) overflowed: u32,
+    /// Took it, and should be given time before the next one.
+    pub(crate) crowded: Vec<Arc<Mailbox>>,
 }
 
 impl Mailbox {
     /// Queues a frame, or decides that the socket is too slow. Never waits.
-    fn deliver(&self, frame: &ByteString, delivered: &mut Delivered) {
+    fn deliver(self: &Arc<Self>, frame: &ByteString, delivered: &mut Delivered) {
         if self.closing.load(Ordering::Acquire) != 0 {
             return;
         }
         let before = self.queued_bytes.fetch_add(frame.len(), Ordering::AcqRel);
         // A frame over the limit by itself still goes into an empty queue.
-        let fits = before == 0 || before.saturating_add(frame.len()) <= self.max_bytes;
+        let fits = before == 0 || before.saturating_add(frame.len()) <= self.limits.bytes;
         if fits && self.frames.try_send(frame.clone()).is_ok() {
             delivered.queued += 1;
+            if self.needs_time() {
+                delivered.crowded.push(Arc::clone(self));
+            }
             return;
         }
         self.queued_bytes.fetch_sub(frame.len(), Ordering::AcqRel);
         if !self.frames.is_closed() && self.close(CloseCode::TOO_FAST_OR_SLOW) {
             delivered.overflowed += 1;
         }
+    }
+
+    /// Whether it is more than half full and may still be waited for.
+    pub(crate) fn needs_time(&self) -> bool {
+        let waited = Duration::from_micros(self.waited.load(Ordering::Relaxed));
+        let gone = || self.frames.is_closed() || self.closing.load(Ordering::Acquire) != 0;
+        self.is_crowded() && waited < self.limits.patience && !gone()
+    }
+
+    /// Notes that a push has waited for it.
+    pub(crate) fn waited(&self, span: Duration) {
+        let micros = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+        self.waited.fetch_add(micros, Ordering::Relaxed);
+    }
+
+    fn is_crowded(&self) -> bool {
+        let frames = self.frames.max_capacity() - self.frames.capacity();
+        frames > self.limits.frames / 2
+            || self.queued_bytes.load(Ordering::Acquire) > self.limits.bytes / 2
     }
 
     /// Asks for the socket to be closed; answers whether nobody had asked before.
@@ -126,6 +156,9 @@ impl Inbox {
             self.mailbox
                 .queued_bytes
                 .fetch_sub(frame.len(), Ordering::AcqRel);
+            if !self.mailbox.is_crowded() {
+                self.mailbox.waited.store(0, Ordering::Relaxed);
+            }
         }
         frame
     }
@@ -165,7 +198,8 @@ impl Registry {
             connection_id: connection_id.clone(),
             frames: sender,
             queued_bytes: AtomicUsize::new(0),
-            max_bytes: self.limits.bytes,
+            limits: self.limits,
+            waited: AtomicU64::new(0),
             closing: AtomicU16::new(0),
             wake: Notify::new(),
         });
@@ -283,6 +317,7 @@ mod tests {
         Registry::new(MailboxLimits {
             frames: 2,
             bytes: 100,
+            patience: Duration::from_millis(10),
         })
     }
 
@@ -350,11 +385,8 @@ mod tests {
         assert_eq!(code, CloseCode::TOO_FAST_OR_SLOW);
         assert!(inbox.next().await.is_some());
         let delivered = registry.deliver(&everybody, &"x".into());
-        assert_eq!(
-            delivered,
-            Delivered::default(),
-            "no gap: nothing follows what was lost"
-        );
+        let nobody = (delivered.queued, delivered.overflowed);
+        assert_eq!(nobody, (0, 0), "no gap: nothing follows what was lost");
     }
 
     #[test]
