@@ -191,3 +191,45 @@ async fn a_wrong_layout_is_refused_with_what_mends_it() {
         assert!(said.contains(fault), "{command:?}: {said}");
     }
 }
+
+/// Thousands of notifications at once are more than a socket's queue holds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_burst_reaches_a_client_that_reads() {
+    const BURST: u64 = 8_000;
+    let dev = Dev::start().await;
+    let journal = Shared::default();
+    let token = dev.token("reader");
+    let _device = Device::start("reader", token, vec![dev.socket()], 0, Arc::clone(&journal));
+    until("the reader is connected", || {
+        journal.lock().unwrap().sessions.len() == 1
+    })
+    .await;
+    let producer = Producer::new(&dev.brokers());
+    let target = Target {
+        users: vec!["reader".into()],
+        ..Target::default()
+    };
+    let requests: Vec<Vec<u8>> = (0..BURST).map(|n| target.request(n)).collect();
+    let at = Instant::now();
+    let sends = requests
+        .iter()
+        .map(|request| producer.send("sumu.notifications", Some(request)));
+    let positions = futures_util::future::join_all(sends).await;
+    let produced: Vec<Produced> = (0..BURST)
+        .zip(positions)
+        .map(|(n, (partition, offset))| Produced {
+            n,
+            at,
+            partition,
+            offset,
+            target: target.clone(),
+        })
+        .collect();
+    until("all of the burst is there", || {
+        journal.lock().unwrap().sessions[0].notifications.len() as u64 == BURST
+    })
+    .await;
+    let journal = journal.lock().unwrap();
+    assert_eq!(journal.sessions.len(), 1, "the reader had to reconnect");
+    check::in_order_and_once(&journal, &produced);
+}
