@@ -18,9 +18,9 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::Config;
+use crate::applied::Applied;
 use crate::auth::Authorizer;
 use crate::lease::{Standing, Tenure};
-use crate::push::Applied;
 use crate::registry::Registry;
 use crate::session::{Route, Rules};
 use crate::telemetry::Instruments;

@@ -3,7 +3,7 @@
 //! ```text
 //!   client ─GET /push─▶ gateway ─▶ auth ─▶ opening ─▶ log: `opened` ─▶ store ─▶ the 101
 //!                                             │ registers
-//!   pusher ─POST /internal/push─▶ push ─▶ registry ─mailbox─▶ connection (THE loop) ◀─▶ session (pure)
+//!   pusher ─POST /internal/push─▶ push ─▶ applied ─▶ registry ─mailbox─▶ connection (THE loop) ◀─▶ session (pure)
 //!                                                                │  send, publish ─▶ log ─▶ ack
 //!   edges topic ◀─▶ lifecycle ◀─▶ lease (pure) ─ standing ─▶ everything above
 //!   application ─▶ api: POST /v1/notifications ─▶ log,  GET /v1/presence ─▶ store
@@ -13,6 +13,7 @@
 //! about the right to hold sockets is the lease's; neither does I/O or reads a clock.
 
 mod api;
+mod applied;
 pub mod auth;
 pub mod config;
 mod connection;
@@ -151,7 +152,7 @@ impl Node {
                 bytes: limits.max_queued_bytes,
                 patience: limits.push_patience,
             }),
-            applied: push::Applied::new(limits.max_applied_partitions),
+            applied: applied::Applied::new(limits.max_applied_partitions),
             rules: Arc::new(rules(&config, &deps.log, deps.timings)),
             instruments: telemetry::Instruments::new(),
             standing: current,
