@@ -112,6 +112,8 @@ struct Pipeline {
     /// The lives that the dispatcher knows, and how far `edges` was read for them.
     live: BTreeSet<LifeId>,
     lives_through: i64,
+    /// The lives that refused the last push they answered, and why.
+    refusing: BTreeMap<LifeId, String>,
     /// Whether a commit has no answer yet.
     committing: bool,
     /// DLQ appends without an answer.
@@ -164,6 +166,7 @@ impl Pipeline {
             generation: 0,
             live: BTreeSet::new(),
             lives_through: -1,
+            refusing: BTreeMap::new(),
             burials: 0,
             log_fault: true,
             tasks: JoinSet::new(),
@@ -353,18 +356,27 @@ impl Pipeline {
         let input = match answer {
             Ok(reply) => {
                 debug!(partition, %life, ?reply, "pushed");
-                self.health.edges.ready();
+                self.refusing.remove(life);
                 Input::Replied(batch.ticket.clone(), Applied(reply.applied_through))
             }
             Err(error) => {
                 debug!(partition, %life, %error, "push failed");
                 if error.failure() == Failure::Refused {
-                    self.health.edges.not_ready(format!("edge {life}: {error}"));
+                    self.refusing.insert(life.clone(), error.to_string());
                 }
                 Input::Failed(batch.ticket.clone(), error.failure())
             }
         };
+        self.report_refusals();
         self.input(input);
+    }
+
+    /// Ready as long as no live edge refuses.
+    fn report_refusals(&self) {
+        match self.refusing.first_key_value() {
+            None => self.health.edges.ready(),
+            Some((life, why)) => self.health.edges.not_ready(format!("edge {life}: {why}")),
+        }
     }
 
     /// Tells the dispatcher which lives there are, if that changed.
@@ -377,6 +389,8 @@ impl Pipeline {
         if let Some((through, lives)) = news {
             self.lives_through = through;
             self.live = lives.keys().cloned().collect();
+            self.refusing.retain(|life, _| lives.contains_key(life));
+            self.report_refusals();
             self.input(Input::Lives(lives));
         }
     }
