@@ -216,9 +216,9 @@ fn admin(app: &mut ServiceConfig, endpoints: &Endpoints, edge: &Edge) {
     app.service(
         web::resource("/v1/notifications")
             .app_data(PayloadConfig::new(limits.max_request_bytes))
-            .route(web::post().to(api::notify)),
+            .route(web::post().to(api::notifications::notify)),
     )
-    .route("/v1/presence", web::get().to(api::presence))
+    .route("/v1/presence", web::get().to(api::presence::presence))
     .service(
         web::resource(PUSH_PATH)
             .app_data(PayloadConfig::new(limits.max_push_bytes))
