@@ -18,7 +18,7 @@ type Source = (String, i32, u64);
 /// How far each notification partition was applied. Bounded: of those over the limit, the one that
 /// was used longest ago is forgotten.
 #[derive(Debug)]
-pub(crate) struct Applied {
+pub struct Applied {
     sources: Mutex<Sources>,
     limit: usize,
 }
@@ -37,7 +37,9 @@ struct Entry {
 }
 
 impl Applied {
-    pub(crate) fn new(limit: usize) -> Self {
+    /// Nothing was applied yet; so many partitions are remembered.
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
         Self {
             sources: Mutex::default(),
             limit,
@@ -53,7 +55,7 @@ impl Applied {
     ///
     /// # Errors
     /// The offset of a notification that is not UTF-8. What comes before it has been applied.
-    pub(crate) fn apply(
+    pub fn apply(
         &self,
         batch: &mut PushBatch,
         registry: &Registry,

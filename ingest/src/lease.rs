@@ -14,11 +14,11 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use schemas::{Epoch, Millis};
+use schemas::{EdgeId, Epoch, Millis};
 
 /// What the rest of the edge may do right now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub enum Standing {
     /// No heartbeat was read back, of that epoch if there is one already: no sockets.
     Waiting(Option<Epoch>),
     /// Sockets are held under this tenure.
@@ -29,20 +29,20 @@ pub(crate) enum Standing {
 
 /// A right to hold sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Tenure {
+pub struct Tenure {
     /// Whose sockets they are.
-    pub(crate) epoch: Epoch,
+    pub epoch: Epoch,
     /// Connection events appended after this moment are ignored by every fold.
-    pub(crate) lease_until: Millis,
+    pub lease_until: Millis,
     /// After this moment on the own clock the edge must act as if it were condemned.
-    pub(crate) ends: Instant,
+    pub ends: Instant,
     /// Whether new sockets are refused.
-    pub(crate) draining: bool,
+    pub draining: bool,
 }
 
 impl Standing {
     /// The tenure, if it has not ended.
-    pub(crate) fn tenure(&self, now: Instant) -> Option<Tenure> {
+    pub fn tenure(&self, now: Instant) -> Option<Tenure> {
         match self {
             Self::Held(tenure) if now < tenure.ends => Some(*tenure),
             _ => None,
@@ -51,17 +51,41 @@ impl Standing {
 
     /// The tenure of that epoch while the epoch goes on. One that has just ended on the own clock
     /// may still be extended, by a heartbeat sent before: nobody may count on the epoch's expiry yet.
-    pub(crate) fn life(&self, epoch: Epoch) -> Option<Tenure> {
+    pub fn life(&self, epoch: Epoch) -> Option<Tenure> {
         match self {
             Self::Held(tenure) if tenure.epoch == epoch => Some(*tenure),
             _ => None,
         }
     }
+
+    /// For whom a push to the life `epoch` of `to` is, seen from the edge `id`.
+    #[must_use]
+    pub fn addressed(&self, id: &EdgeId, to: &EdgeId, epoch: Epoch, now: Instant) -> Addressed {
+        let tenure = self.tenure(now);
+        if id == to && tenure.is_some_and(|tenure| tenure.epoch == epoch) {
+            Addressed::Here
+        } else if id == to && *self == Self::Waiting(Some(epoch)) {
+            Addressed::NotYet
+        } else {
+            Addressed::Elsewhere
+        }
+    }
+}
+
+/// For whom a push is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Addressed {
+    /// For the life that this edge has now.
+    Here,
+    /// For a life that has begun, but holds no sockets yet.
+    NotYet,
+    /// For another edge, or a life that is over.
+    Elsewhere,
 }
 
 /// Something that happened.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Input {
+pub enum Input {
     /// [`Lease::deadline`] has come.
     Timer,
     /// The `started` record stands at this offset, or was not appended.
@@ -80,42 +104,53 @@ pub(crate) enum Input {
 
 /// What the edges topic says of this edge, read up to some offset.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct View {
+pub struct View {
     /// The highest offset read.
-    pub(crate) through: i64,
+    pub through: i64,
     /// Whether a valid expiry of the current epoch was read.
-    pub(crate) ended: bool,
+    pub ended: bool,
     /// The highest epoch of this edge's name.
-    pub(crate) highest: Option<Epoch>,
+    pub highest: Option<Epoch>,
 }
 
 /// Something to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Output {
+pub enum Output {
     /// Append `started`; answer with [`Input::Started`].
     Start,
     /// Append a heartbeat; answer with [`Input::Beaten`].
     Beat {
+        /// Which heartbeat.
         number: u64,
+        /// Whose.
         epoch: Epoch,
+        /// Whether the edge admits no more.
         draining: bool,
     },
     /// Close every socket of the epoch with 4001: its lease is lost.
     Fence(Epoch),
     /// Append `expired` with cause `ended` for a life that is over; `after` is its last heartbeat
     /// known here.
-    Bury { epoch: Epoch, after: i64 },
+    Bury {
+        /// The life that is over.
+        epoch: Epoch,
+        /// Its last heartbeat.
+        after: i64,
+    },
     /// Begin to close the sockets.
     Drain,
     /// Another process took this name: end with an error.
-    Displaced { by: Epoch },
+    Displaced {
+        /// The other's epoch.
+        by: Epoch,
+    },
     /// End.
     Done,
 }
 
 /// The state of one edge's life.
 #[derive(Debug)]
-pub(crate) struct Lease {
+pub struct Lease {
     lease: Duration,
     heartbeat: Duration,
     phase: Phase,
@@ -155,7 +190,7 @@ struct Beat {
 
 impl Lease {
     /// A life that begins as soon as the timer is asked.
-    pub(crate) const fn new(lease: Duration, heartbeat: Duration, now: Instant) -> Self {
+    pub const fn new(lease: Duration, heartbeat: Duration, now: Instant) -> Self {
         Self {
             lease,
             heartbeat,
@@ -172,7 +207,7 @@ impl Lease {
     }
 
     /// What the rest of the edge may do.
-    pub(crate) const fn standing(&self) -> Standing {
+    pub const fn standing(&self) -> Standing {
         match &self.phase {
             Phase::Living(Life {
                 held: Some(tenure), ..
@@ -183,7 +218,7 @@ impl Lease {
     }
 
     /// The epoch whose record was appended, whether or not it was read back.
-    pub(crate) const fn epoch(&self) -> Option<Epoch> {
+    pub const fn epoch(&self) -> Option<Epoch> {
         match &self.phase {
             Phase::Starting { epoch, .. } => *epoch,
             Phase::Living(life) => Some(life.epoch),
@@ -192,7 +227,7 @@ impl Lease {
     }
 
     /// When to come back with [`Input::Timer`]. `None` when it is all over.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
+    pub fn deadline(&self) -> Option<Instant> {
         match &self.phase {
             Phase::Ended => None,
             Phase::Living(Life {
@@ -203,7 +238,7 @@ impl Lease {
     }
 
     /// Takes what happened, and appends to `out` what is to be done.
-    pub(crate) fn handle(&mut self, now: Instant, input: Input, out: &mut Vec<Output>) {
+    pub fn handle(&mut self, now: Instant, input: Input, out: &mut Vec<Output>) {
         match input {
             Input::Started(offset) => self.started(offset, now),
             Input::Beaten(number, appended) => self.beaten(number, appended),

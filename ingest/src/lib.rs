@@ -13,20 +13,22 @@
 //! about the right to hold sockets is the lease's; neither does I/O or reads a clock.
 
 mod api;
-mod applied;
+pub mod applied;
 pub mod auth;
 pub mod config;
 mod connection;
 mod edge;
 mod gateway;
 mod guard;
-mod lease;
+pub mod journal;
+pub mod lease;
 mod lifecycle;
+
 mod opening;
 mod push;
-mod registry;
+pub mod registry;
 mod server;
-mod session;
+pub mod session;
 mod socket;
 mod telemetry;
 

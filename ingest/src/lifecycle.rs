@@ -236,7 +236,7 @@ async fn drain(edge: &Edge) {
             sleep(DRAIN_STEP).await;
         }
         // Openings that were under way see that the edge drains, and end by themselves.
-        while edge.registry.len() > 0 {
+        while !edge.registry.is_empty() {
             for mailbox in edge.registry.mailboxes() {
                 mailbox.close(CloseCode::DRAIN);
             }

@@ -10,14 +10,15 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use eventlog::AppendError;
 use schemas::connections::Closed;
 use schemas::{ConnectionEvent, ConnectionId, ConnectionRow};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use crate::auth::Principal;
-use crate::edge::Edge;
+use crate::edge::{Edge, now};
+pub(crate) use crate::journal::Refused;
+use crate::journal::{self, After, Opening, Progress, Report, Step};
 use crate::registry::Inbox;
 use crate::session::Ending;
 
@@ -39,45 +40,12 @@ pub(crate) struct Opened {
     pub(crate) inbox: Inbox,
 }
 
-/// Why a connection was not opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refused {
-    #[error("this edge has no lease yet, or lost it")]
-    NoLease,
-    #[error("this edge is about to leave")]
-    Draining,
-    #[error("this edge holds as many connections as it may")]
-    Full,
-    #[error("this user holds as many connections as they may")]
-    UserFull,
-    #[error("the log is unavailable")]
-    Log,
-    #[error("the store is unavailable")]
-    Store,
-}
-
-impl Refused {
-    pub(crate) const fn code(self) -> &'static str {
-        match self {
-            Self::NoLease => "edge_not_ready",
-            Self::Draining => "edge_draining",
-            Self::Full => "too_many_connections",
-            Self::UserFull => "too_many_connections_of_user",
-            Self::Log => "log_unavailable",
-            Self::Store => "store_unavailable",
-        }
-    }
-}
-
 /// Opens a connection. Run it in a task of the edge.
 ///
 /// # Errors
 /// Why not. If `opened` may be in the log then, `closed` is on its way.
 pub(crate) async fn open(edge: &Arc<Edge>, candidate: Candidate) -> Result<Opened, Refused> {
-    let tenure = edge.tenure().ok_or(Refused::NoLease)?;
-    if tenure.draining {
-        return Err(Refused::Draining);
-    }
+    let tenure = journal::admission(edge.tenure())?;
     let slot = Arc::clone(&edge.slots)
         .try_acquire_owned()
         .map_err(|_full| Refused::Full)?;
@@ -103,31 +71,38 @@ pub(crate) async fn open(edge: &Arc<Edge>, candidate: Candidate) -> Result<Opene
     let connection = Connection::new(Arc::clone(edge), row, slot);
     let event = ConnectionEvent::Opened(connection.row().clone());
 
-    let outcome = match edge.append_event(&event) {
-        Ok(append) => append.await,
-        Err(error) => Err(error),
-    };
-    let appended = match outcome {
-        Ok(appended) => appended,
-        Err(error) => {
-            if !matches!(error, AppendError::Unknown { .. }) {
-                connection.forget();
+    let opening = Opening::new(connection.row().lease_until);
+    let mut progress = Progress::Registered;
+    loop {
+        progress = match opening.next(progress) {
+            Step::Append => {
+                let outcome = match edge.append_event(&event) {
+                    Ok(append) => append.await,
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = &outcome {
+                    tracing::warn!(%error, "a connection was not opened");
+                }
+                Progress::Appended(outcome.map(|appended| appended.append_time))
             }
-            tracing::warn!(%error, "a connection was not opened");
-            return Err(Refused::Log);
-        }
-    };
-    if appended.append_time > connection.row().lease_until {
-        return Err(Refused::NoLease);
-    }
-    if let Err(error) = edge.store_event(&event, appended.append_time).await {
-        tracing::warn!(%error, "a connection was not opened");
-        return Err(Refused::Store);
-    }
-    match edge.tenure_of(tenure.epoch) {
-        Some(tenure) if tenure.draining => Err(Refused::Draining),
-        Some(_) => Ok(Opened { connection, inbox }),
-        None => Err(Refused::NoLease),
+            Step::Store(at) => {
+                let stored = edge.store_event(&event, at).await;
+                if let Err(error) = &stored {
+                    tracing::warn!(%error, "a connection was not opened");
+                }
+                Progress::Stored {
+                    ok: stored.is_ok(),
+                    tenure: edge.tenure_of(tenure.epoch),
+                }
+            }
+            Step::Admit => return Ok(Opened { connection, inbox }),
+            Step::Refuse { why, logged } => {
+                if !logged {
+                    connection.forget();
+                }
+                return Err(why);
+            }
+        };
     }
 }
 
@@ -215,9 +190,9 @@ impl Inner {
 
 /// Appends `refreshed` until it is logged, the connection ends, or the epoch does.
 async fn refresh(edge: &Edge, mut row: ConnectionRow, ended: &Mutex<bool>) {
-    let began = Instant::now();
-    while let Some(tenure) = edge.life_of(row.epoch) {
-        row.lease_until = tenure.lease_until;
+    let mut report = Report::new(edge.timings.lease, now());
+    while let Some(lease_until) = report.attempt(edge.life_of(row.epoch)) {
+        row.lease_until = lease_until;
         let event = ConnectionEvent::Refreshed(row.clone());
         let append = {
             let ended = ended.lock().unwrap_or_else(PoisonError::into_inner);
@@ -230,19 +205,20 @@ async fn refresh(edge: &Edge, mut row: ConnectionRow, ended: &Mutex<bool>) {
             Ok(append) => append.await,
             Err(error) => Err(error),
         };
-        match outcome {
-            Ok(appended) if appended.append_time <= row.lease_until => {
-                if let Err(error) = edge.store_event(&event, appended.append_time).await {
+        if let Err(error) = &outcome {
+            tracing::warn!(%error, "a connection was not refreshed");
+        }
+        let logged = outcome.ok().map(|appended| appended.append_time);
+        match report.answered(now(), logged) {
+            After::Logged(at) => {
+                if let Err(error) = edge.store_event(&event, at).await {
                     // The presence processor writes the same.
                     tracing::warn!(%error, "a refreshed connection was not stored");
                 }
                 return;
             }
-            Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "a connection was not refreshed"),
+            After::Again { fence } => wait(edge, &row, fence).await,
         }
-        give_up_after_a_lease(edge, &row, began);
-        sleep(RETRY).await;
     }
 }
 
@@ -251,14 +227,14 @@ async fn close(inner: Inner, ending: Ending) {
     let Inner {
         edge, row, slot, ..
     } = inner;
-    let began = Instant::now();
-    while let Some(tenure) = edge.life_of(row.epoch) {
+    let mut report = Report::new(edge.timings.lease, now());
+    while let Some(lease_until) = report.attempt(edge.life_of(row.epoch)) {
         let event = ConnectionEvent::Closed(Closed {
             user_id: row.user_id.clone(),
             connection_id: row.connection_id.clone(),
             edge_id: row.edge_id.clone(),
             epoch: row.epoch,
-            lease_until: tenure.lease_until,
+            lease_until,
             code: ending.code,
             reason: ending.code.reason().to_owned(),
             clean: ending.clean,
@@ -267,27 +243,29 @@ async fn close(inner: Inner, ending: Ending) {
             Ok(append) => append.await,
             Err(error) => Err(error),
         };
-        match outcome {
-            Ok(appended) if appended.append_time <= tenure.lease_until => {
-                if let Err(error) = edge.store_event(&event, appended.append_time).await {
+        if let Err(error) = &outcome {
+            tracing::warn!(%error, "a connection's end was not logged");
+        }
+        let logged = outcome.ok().map(|appended| appended.append_time);
+        match report.answered(now(), logged) {
+            After::Logged(at) => {
+                if let Err(error) = edge.store_event(&event, at).await {
                     // The presence processor writes the same.
                     tracing::warn!(%error, "a closed connection was not removed from the store");
                 }
                 break;
             }
-            Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "a connection's end was not logged"),
+            After::Again { fence } => wait(&edge, &row, fence).await,
         }
-        give_up_after_a_lease(&edge, &row, began);
-        sleep(RETRY).await;
     }
     drop(slot);
 }
 
-/// An edge that cannot log what happens to its sockets must not hold any.
-fn give_up_after_a_lease(edge: &Edge, row: &ConnectionRow, began: Instant) {
-    if began.elapsed() >= edge.timings.lease {
+/// Waits before an event is appended anew.
+async fn wait(edge: &Edge, row: &ConnectionRow, fence: bool) {
+    if fence {
         tracing::error!(epoch = %row.epoch, "no event could be logged for a lease");
         edge.fence(row.epoch);
     }
+    sleep(RETRY).await;
 }

@@ -11,8 +11,8 @@ use runtime::http::Problem;
 use schemas::push::{self, PushBatch, PushReply};
 use tokio::time::{Instant, sleep};
 
-use crate::edge::Edge;
-use crate::lease::Standing;
+use crate::edge::{Edge, now};
+use crate::lease::Addressed;
 use crate::registry::Mailbox;
 
 /// How often a crowded socket is looked at.
@@ -98,16 +98,16 @@ pub(crate) async fn give_time(mut crowded: Vec<Arc<Mailbox>>, until: Instant) {
 
 /// Whether the batch is meant for this edge in the life that it has now.
 fn addressed(edge: &Edge, batch: &PushBatch) -> Result<(), Problem> {
-    if batch.edge_id == edge.id {
-        let standing = *edge.standing.borrow();
-        if edge.tenure_of(batch.epoch).is_some() {
-            return Ok(());
-        }
-        if standing == Standing::Waiting(Some(batch.epoch)) {
+    let standing = *edge.standing.borrow();
+    match standing.addressed(&edge.id, &batch.edge_id, batch.epoch, now()) {
+        Addressed::Here => Ok(()),
+        Addressed::NotYet => {
             let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "edge_not_ready");
-            return Err(problem.retry_after(1));
+            Err(problem.retry_after(1))
+        }
+        Addressed::Elsewhere => {
+            let here = format!("{} holds no sockets of epoch {}", edge.id, batch.epoch);
+            Err(Problem::new(StatusCode::CONFLICT, "other_epoch").detail(here))
         }
     }
-    let here = format!("{} holds no sockets of epoch {}", edge.id, batch.epoch);
-    Err(Problem::new(StatusCode::CONFLICT, "other_epoch").detail(here))
 }

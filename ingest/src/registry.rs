@@ -17,7 +17,7 @@ use tokio::sync::{Notify, mpsc};
 
 /// Every socket of this edge. Cheap to share behind an `Arc`.
 #[derive(Debug)]
-pub(crate) struct Registry {
+pub struct Registry {
     shards: Box<[RwLock<Shard>]>,
     hasher: RandomState,
     count: AtomicUsize,
@@ -26,13 +26,13 @@ pub(crate) struct Registry {
 
 /// How much may wait for one socket.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct MailboxLimits {
+pub struct MailboxLimits {
     /// Frames.
-    pub(crate) frames: usize,
+    pub frames: usize,
     /// Bytes of frames.
-    pub(crate) bytes: usize,
+    pub bytes: usize,
     /// How long pushes may wait, all together, for a socket that stays more than half full.
-    pub(crate) patience: Duration,
+    pub patience: Duration,
 }
 
 /// The users whose ids hash here, and the connections whose ids do.
@@ -44,7 +44,7 @@ struct Shard {
 
 /// The senders' side of a socket's queue.
 #[derive(Debug)]
-pub(crate) struct Mailbox {
+pub struct Mailbox {
     user_id: UserId,
     connection_id: ConnectionId,
     frames: mpsc::Sender<ByteString>,
@@ -59,20 +59,20 @@ pub(crate) struct Mailbox {
 
 /// The socket's side of its queue.
 #[derive(Debug)]
-pub(crate) struct Inbox {
+pub struct Inbox {
     frames: mpsc::Receiver<ByteString>,
     mailbox: Arc<Mailbox>,
 }
 
 /// Which sockets took a frame.
 #[derive(Debug, Default)]
-pub(crate) struct Delivered {
+pub struct Delivered {
     /// Took it into their queue.
-    pub(crate) queued: u32,
+    pub queued: u32,
     /// Had no room, and are being closed.
-    pub(crate) overflowed: u32,
+    pub overflowed: u32,
     /// Took it, and should be given time before the next one.
-    pub(crate) crowded: Vec<Arc<Mailbox>>,
+    pub crowded: Vec<Arc<Mailbox>>,
 }
 
 impl Mailbox {
@@ -98,14 +98,14 @@ impl Mailbox {
     }
 
     /// Whether it is more than half full and may still be waited for.
-    pub(crate) fn needs_time(&self) -> bool {
+    pub fn needs_time(&self) -> bool {
         let waited = Duration::from_micros(self.waited.load(Ordering::Relaxed));
         let gone = || self.frames.is_closed() || self.closing.load(Ordering::Acquire) != 0;
         self.is_crowded() && waited < self.limits.patience && !gone()
     }
 
     /// Notes that a push has waited for it.
-    pub(crate) fn waited(&self, span: Duration) {
+    pub fn waited(&self, span: Duration) {
         let micros = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
         self.waited.fetch_add(micros, Ordering::Relaxed);
     }
@@ -117,7 +117,7 @@ impl Mailbox {
     }
 
     /// Asks for the socket to be closed; answers whether nobody had asked before.
-    pub(crate) fn close(&self, code: CloseCode) -> bool {
+    pub fn close(&self, code: CloseCode) -> bool {
         let first = self
             .closing
             .compare_exchange(0, code.0, Ordering::AcqRel, Ordering::Acquire)
@@ -126,12 +126,18 @@ impl Mailbox {
         first
     }
 
+    /// The close code that the edge has decided on, if it has.
+    #[must_use]
+    pub fn closing(&self) -> Option<CloseCode> {
+        let code = self.closing.load(Ordering::Acquire);
+        (code != 0).then_some(CloseCode(code))
+    }
+
     /// Waits until the edge wants the socket closed. Cancel safe.
-    pub(crate) async fn close_asked(&self) -> CloseCode {
+    pub async fn close_asked(&self) -> CloseCode {
         loop {
-            let code = self.closing.load(Ordering::Acquire);
-            if code != 0 {
-                return CloseCode(code);
+            if let Some(code) = self.closing() {
+                return code;
             }
             self.wake.notified().await;
         }
@@ -140,13 +146,13 @@ impl Mailbox {
 
 impl Inbox {
     /// The next frame. Cancel safe.
-    pub(crate) async fn next(&mut self) -> Option<ByteString> {
+    pub async fn next(&mut self) -> Option<ByteString> {
         let frame = self.frames.recv().await;
         self.taken(frame)
     }
 
     /// The next frame, if there is one already.
-    pub(crate) fn try_next(&mut self) -> Option<ByteString> {
+    pub fn try_next(&mut self) -> Option<ByteString> {
         let frame = self.frames.try_recv().ok();
         self.taken(frame)
     }
@@ -164,13 +170,15 @@ impl Inbox {
     }
 
     /// The senders' side.
-    pub(crate) fn mailbox(&self) -> Arc<Mailbox> {
+    pub fn mailbox(&self) -> Arc<Mailbox> {
         Arc::clone(&self.mailbox)
     }
 }
 
 impl Registry {
-    pub(crate) fn new(limits: MailboxLimits) -> Self {
+    /// No sockets, and so much room for each that comes.
+    #[must_use]
+    pub fn new(limits: MailboxLimits) -> Self {
         const SHARDS: usize = 64;
         Self {
             shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
@@ -181,12 +189,19 @@ impl Registry {
     }
 
     /// How many sockets there are.
-    pub(crate) fn len(&self) -> usize {
+    #[must_use]
+    pub fn len(&self) -> usize {
         self.count.load(Ordering::Acquire)
     }
 
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Adds a socket, unless its user has `max_per_user` of them. From now on pushes find it.
-    pub(crate) fn register(
+    pub fn register(
         &self,
         user_id: &UserId,
         connection_id: &ConnectionId,
@@ -219,7 +234,7 @@ impl Registry {
     }
 
     /// Removes a socket.
-    pub(crate) fn unregister(&self, user_id: &UserId, connection_id: &ConnectionId) {
+    pub fn unregister(&self, user_id: &UserId, connection_id: &ConnectionId) {
         let removed = self
             .write(connection_id.as_str())
             .connections
@@ -238,7 +253,7 @@ impl Registry {
     }
 
     /// Hands `frame` to every socket that `target` means, once each.
-    pub(crate) fn deliver(&self, target: &Target, frame: &ByteString) -> Delivered {
+    pub fn deliver(&self, target: &Target, frame: &ByteString) -> Delivered {
         let mut delivered = Delivered::default();
         let excluded = |user: &UserId| target.exclude_users.binary_search(user).is_ok();
         if target.is_broadcast() {
@@ -275,7 +290,7 @@ impl Registry {
     }
 
     /// Every socket there is now, in no order.
-    pub(crate) fn mailboxes(&self) -> Vec<Arc<Mailbox>> {
+    pub fn mailboxes(&self) -> Vec<Arc<Mailbox>> {
         let shards = self.shards.iter();
         shards
             .flat_map(|shard| {

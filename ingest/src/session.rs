@@ -16,34 +16,43 @@ use serde_json::value::RawValue;
 
 /// Where an action's messages go.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Route {
+pub struct Route {
     /// The action.
-    pub(crate) action: String,
+    pub action: String,
     /// The topic's full name.
-    pub(crate) topic: Arc<str>,
+    pub topic: Arc<str>,
     /// `ce_type` of its records.
-    pub(crate) ce_type: String,
+    pub ce_type: String,
     /// SUMU's `source` of its records.
-    pub(crate) source: String,
+    pub source: String,
 }
 
 /// What every session of an edge goes by.
 #[derive(Debug)]
-pub(crate) struct Rules {
-    pub(crate) routes: HashMap<String, Arc<Route>>,
-    pub(crate) ping_interval: Duration,
-    pub(crate) silence: Duration,
-    pub(crate) refresh_interval: Duration,
-    pub(crate) write_timeout: Duration,
-    pub(crate) answer_timeout: Duration,
-    pub(crate) max_in_flight: usize,
-    pub(crate) max_unsent_answers: usize,
-    pub(crate) max_id_bytes: usize,
+pub struct Rules {
+    /// Where each action's messages go.
+    pub routes: HashMap<String, Arc<Route>>,
+    /// Between two pings.
+    pub ping_interval: Duration,
+    /// A client heard nothing of for so long is closed.
+    pub silence: Duration,
+    /// Between two refreshes in the log.
+    pub refresh_interval: Duration,
+    /// How long the socket may take no frame.
+    pub write_timeout: Duration,
+    /// How long a message waits for the log before its outcome counts as unknown.
+    pub answer_timeout: Duration,
+    /// Messages that may wait for the log; above it, the socket is not read.
+    pub max_in_flight: usize,
+    /// Answers that may wait for the socket; above it, the socket is not read.
+    pub max_unsent_answers: usize,
+    /// The longest `id` of a frame.
+    pub max_id_bytes: usize,
 }
 
 /// Something that happened.
 #[derive(Debug)]
-pub(crate) enum Input {
+pub enum Input {
     /// The client sent a text message.
     Text(ByteString),
     /// The client sent a binary message.
@@ -57,7 +66,12 @@ pub(crate) enum Input {
     /// No more can be read.
     Lost(Loss),
     /// The log answered an [`Output::Append`].
-    Answered { request: u64, answer: Answer },
+    Answered {
+        /// Its number.
+        request: u64,
+        /// What the log said.
+        answer: Answer,
+    },
     /// A frame could not be handed to the socket at once.
     Stalled,
     /// What was stalled went through.
@@ -72,7 +86,7 @@ pub(crate) enum Input {
 
 /// Why no more can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Loss {
+pub enum Loss {
     /// A message was over the limit.
     TooBig,
     /// A text message was not UTF-8.
@@ -85,7 +99,7 @@ pub(crate) enum Loss {
 
 /// What the log answered to a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub enum Answer {
     /// It stands there.
     Logged(Position),
     /// The log will never take it.
@@ -98,7 +112,7 @@ pub(crate) enum Answer {
 
 /// Something to do.
 #[derive(Debug, PartialEq)]
-pub(crate) enum Output {
+pub enum Output {
     /// Send a text frame.
     Send(ByteString),
     /// Send a ping.
@@ -107,8 +121,11 @@ pub(crate) enum Output {
     Pong(Bytes),
     /// Append a message and answer with [`Input::Answered`].
     Append {
+        /// Its number.
         request: u64,
+        /// Where to.
         route: Arc<Route>,
+        /// The client's bytes.
         message: Bytes,
     },
     /// Say in the log that the connection is still open.
@@ -119,18 +136,18 @@ pub(crate) enum Output {
 
 /// How a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ending {
+pub struct Ending {
     /// For the log.
-    pub(crate) code: CloseCode,
+    pub code: CloseCode,
     /// Whether the user meant to leave.
-    pub(crate) clean: bool,
+    pub clean: bool,
     /// The close frame to send: none if there is nobody to read it, or an empty one.
-    pub(crate) frame: CloseFrame,
+    pub frame: CloseFrame,
 }
 
 /// The close frame that ends a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum CloseFrame {
+pub enum CloseFrame {
     /// None.
     Silent,
     /// One without a code, echoing the client's.
@@ -141,7 +158,7 @@ pub(crate) enum CloseFrame {
 
 impl Ending {
     /// The connection is gone without a close frame.
-    pub(crate) const DROPPED: Self = Self {
+    pub const DROPPED: Self = Self {
         code: CloseCode::DROPPED,
         clean: false,
         frame: CloseFrame::Silent,
@@ -189,7 +206,7 @@ impl Ending {
 
 /// One socket's state.
 #[derive(Debug)]
-pub(crate) struct Session {
+pub struct Session {
     rules: Arc<Rules>,
     connection_id: ConnectionId,
     /// When its token counts no more, leeway included.
@@ -214,7 +231,7 @@ struct InFlight {
 
 impl Session {
     /// A session that begins now.
-    pub(crate) fn new(
+    pub fn new(
         rules: Arc<Rules>,
         connection_id: ConnectionId,
         expires: Option<Instant>,
@@ -237,14 +254,14 @@ impl Session {
 
     /// Whether the socket should be read: not while too much of the client's is unanswered, so that
     /// it waits in the client's own buffers.
-    pub(crate) fn wants_input(&self) -> bool {
+    pub fn wants_input(&self) -> bool {
         !self.ended
             && self.in_flight.len() < self.rules.max_in_flight
             && self.unsent_answers < self.rules.max_unsent_answers
     }
 
     /// When to come back with [`Input::Timer`] if nothing else happens.
-    pub(crate) fn deadline(&self) -> Instant {
+    pub fn deadline(&self) -> Instant {
         [
             self.expires,
             self.silent_at(),
@@ -260,7 +277,7 @@ impl Session {
     }
 
     /// Takes what happened, and appends to `out` what is to be done.
-    pub(crate) fn handle(&mut self, now: Instant, input: Input, out: &mut Vec<Output>) {
+    pub fn handle(&mut self, now: Instant, input: Input, out: &mut Vec<Output>) {
         if self.ended {
             return;
         }

@@ -35,10 +35,12 @@ const DRIVERS: [(&str, &str); 3] = [
 ];
 
 /// Where nothing waits and nothing does I/O: a file, or all files below a folder, by the start of its path.
-const PURE: [&str; 7] = [
+const PURE: [&str; 9] = [
     "schemas/src/",
     "eventlog/src/membership",
     "eventlog/src/lease",
+    "ingest/src/journal",
+    "ingest/src/lease",
     "ingest/src/session",
     "presence/src/processor",
     "pusher/src/planner",
