@@ -96,9 +96,7 @@ async fn candidate(request: &HttpRequest, edge: &Edge) -> Result<Candidate, Prob
         Some(token) => edge.authorizer.authorize(&token, edge.clock.now()).await,
         None => Err(Refusal::TokenMissing),
     };
-    let principal = principal.map_err(|refusal| {
-        Problem::new(StatusCode::UNAUTHORIZED, refusal.code()).detail(refusal.to_string())
-    })?;
+    let principal = principal.map_err(|refusal| unauthorized(edge, refusal))?;
     let user_agent = headers
         .get(USER_AGENT)
         .map(|agent| shortened(&String::from_utf8_lossy(agent.as_bytes())));
@@ -151,13 +149,27 @@ fn deadline(edge: &Edge, expires_at: Option<Millis>) -> Option<std::time::Instan
     now().checked_add(end.since(edge.clock.now()))
 }
 
+/// Why a token does not count. It may, later, if only its issuer could not be asked for keys.
+fn unauthorized(edge: &Edge, refusal: Refusal) -> Problem {
+    let problem = match refusal {
+        Refusal::KeysUnavailable => Problem::new(StatusCode::SERVICE_UNAVAILABLE, refusal.code())
+            .retry_after(retry_after(edge)),
+        _ => Problem::new(StatusCode::UNAUTHORIZED, refusal.code()),
+    };
+    problem.detail(refusal.to_string())
+}
+
+fn retry_after(edge: &Edge) -> u64 {
+    let wait = edge.config.limits.retry_after;
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+}
+
 fn problem(edge: &Edge, refused: Refused) -> Problem {
     let status = match refused {
         Refused::UserFull => StatusCode::TOO_MANY_REQUESTS,
         _ => StatusCode::SERVICE_UNAVAILABLE,
     };
-    let wait = edge.config.limits.retry_after;
     Problem::new(status, refused.code())
         .detail(refused.to_string())
-        .retry_after(wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
+        .retry_after(retry_after(edge))
 }

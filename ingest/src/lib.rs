@@ -47,7 +47,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use auth::{Authorizer, TokenCheck};
+pub use auth::{Authorizer, Verifier};
 pub use config::Config;
 
 use crate::edge::Edge;
@@ -146,7 +146,7 @@ impl Node {
             producer: deps.log.producer()?,
             edges: deps.edges,
             store: deps.store,
-            authorizer: Arc::new(TokenCheck::new(config.auth.clone()).map_err(Error::Config)?),
+            authorizer: Arc::new(Verifier::new(config.auth.clone()).map_err(Error::Config)?),
             push_secret: deps.push_secret,
             push_url,
             registry: Registry::new(MailboxLimits {
