@@ -43,7 +43,7 @@ read_options() {
 
 run_command() {
   case $1 in
-    fetch) fetch ;;
+    fetch) fetch && printf '%s\n' "$JAR_DIR" ;;
     start) start ;;
     stop) stop ;;
     status) status ;;
@@ -79,7 +79,7 @@ fetch() {
   JAR_DIR=${XDG_CACHE_HOME:-$HOME/.cache}/sumu/servers/${NAME,,}-$VERSION
   [ ! -d "$JAR_DIR" ] || return 0
   command -v mvn >/dev/null || die "needs Maven (mvn), to fetch $NAME $VERSION"
-  say "fetching $NAME $VERSION from Maven Central"
+  say "fetching $NAME $VERSION from Maven Central" >&2
   mkdir -p "$(dirname "$JAR_DIR")"
   local part jar
   part=$(mktemp -d "$JAR_DIR.XXXXXX")

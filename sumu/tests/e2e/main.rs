@@ -1,6 +1,6 @@
 //! Runs the whole system as its users do: real processes, real sockets, a real log.
 //!
-//! `guarantees` needs Kafka and a CQL server; `embedded` and `interop` run on `sumu dev` alone.
+//! `guarantees` needs Kafka and a CQL server; `embedded` and `examples` run on `sumu dev` alone.
 
 #![expect(
     clippy::unwrap_used,
@@ -13,8 +13,8 @@ mod cluster;
 mod dev;
 mod device;
 mod embedded;
+mod examples;
 mod guarantees;
-mod interop;
 mod kafka;
 
 use std::time::Duration;
