@@ -58,7 +58,7 @@ async fn check_with(log: &Log, admin: &Admin) -> Result<(), LogError> {
     let mut faults = Vec::new();
     for spec in log.topics().specs(log.config().layout()) {
         let found = patiently(log, || look(log, admin, &spec)).await?;
-        faults.extend(compare(&spec, &found));
+        faults.extend(compare(&spec, &found, log.config().partitions));
     }
     if faults.is_empty() {
         return Ok(());
@@ -66,8 +66,8 @@ async fn check_with(log: &Log, admin: &Admin) -> Result<(), LogError> {
     Err(LogError::Layout(faults))
 }
 
-/// What is wrong with a topic, and what mends it.
-fn compare(spec: &TopicSpec, found: &Found) -> Vec<String> {
+/// What is wrong with a topic, and what mends it. `configured` is `log.partitions`.
+fn compare(spec: &TopicSpec, found: &Found, configured: i32) -> Vec<String> {
     let name = &spec.name;
     let (partitions, settings) = match found {
         Found::Missing => return vec![format!("{name} does not exist: run `sumu topics`")],
@@ -79,9 +79,15 @@ fn compare(spec: &TopicSpec, found: &Found) -> Vec<String> {
     let mut faults = Vec::new();
     if partitions != spec.partitions {
         let wanted = spec.partitions;
+        // `edges` and `revocations` have one, whatever is configured.
+        let keep = if wanted == configured {
+            format!("configure as many as it has (SUMU__LOG__PARTITIONS={partitions}), or ")
+        } else {
+            String::new()
+        };
         faults.push(format!(
-            "{name} has {partitions} partitions, not {wanted}: configure as many as it has, or \
-             delete it and run `sumu topics`"
+            "{name} has {partitions} partitions, not {wanted}: {keep}delete it (kafka-topics.sh \
+             --delete --topic {name}) and run `sumu topics`"
         ));
     }
     for setting in &spec.required {
@@ -156,7 +162,8 @@ where
     loop {
         match attempt().await {
             Err(error) if error.is_transient() && Instant::now() + backoff < deadline => {
-                tracing::info!(%error, "waiting for the log");
+                // The caller tells people, once.
+                tracing::debug!(%error, "waiting for the log");
                 sleep(backoff).await;
                 backoff = (backoff * 2).min(LONGEST_BACKOFF);
             }

@@ -22,6 +22,12 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Path of the socket.
     pub path: String,
+    /// What comes before that path, like the stage of an API Gateway: with `/prod` the socket is at
+    /// `/prod/push`. An empty one is none.
+    pub stage: Option<String>,
+    /// Where clients reach the edges, such as `wss://live.example.com`; told at start, with stage
+    /// and path. An empty one is none.
+    pub public_url: Option<String>,
     /// Threads that serve sockets and requests; as many as processors with 0.
     pub workers: usize,
     /// The listener for applications and operators; the process has one for every role.
@@ -124,6 +130,8 @@ impl Default for Config {
             edge_id: None,
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             path: "/push".into(),
+            stage: None,
+            public_url: None,
             workers: 0,
             admin: Admin::default(),
             push_url: None,
@@ -173,6 +181,22 @@ impl Default for Drain {
 }
 
 impl Config {
+    /// The path of the socket with the stage before it.
+    #[must_use]
+    pub fn socket_path(&self) -> String {
+        format!("{}{}", self.stage.as_deref().unwrap_or_default(), self.path)
+    }
+
+    /// Where clients connect: at the public URL, or else at this listener.
+    #[must_use]
+    pub fn socket_url(&self, listener: SocketAddr) -> String {
+        let path = self.socket_path();
+        match self.public_url.as_deref().filter(|url| !url.is_empty()) {
+            Some(url) => format!("{}{path}", url.trim_end_matches('/')),
+            None => format!("ws://{listener}{path}"),
+        }
+    }
+
     /// Everything wrong with it, for people.
     #[must_use]
     pub fn faults(&self) -> Vec<String> {
@@ -185,10 +209,6 @@ impl Config {
         if let Some(Err(fault)) = self.edge_id.as_ref().map(|id| id.parse::<EdgeId>()) {
             check(false, &format!("edge_id: {fault}"));
         }
-        check(
-            self.path.starts_with('/') && !self.path.contains(['{', '}', '?', '#']),
-            "path: must begin with `/` and hold none of `{}?#`",
-        );
         let admin = self.admin.listen.unwrap_or(self.listen);
         check(
             admin.ip().is_loopback() || !self.admin.api_keys.is_empty(),
@@ -220,6 +240,7 @@ impl Config {
                 "routes: an action has 1 to 64 bytes and is not `ping`",
             );
         }
+        faults.extend(self.socket_faults());
         faults.extend(
             self.auth
                 .faults()
@@ -231,6 +252,34 @@ impl Config {
             faults.push("drain.spread: must not exceed drain.timeout".into());
         }
         faults
+    }
+}
+
+impl Config {
+    /// What is wrong with where the socket is.
+    fn socket_faults(&self) -> Vec<String> {
+        let plain = |text: &str| !text.contains(['{', '}', '?', '#']);
+        let stage = self.stage.as_deref().unwrap_or_default();
+        let url = self.public_url.as_deref().unwrap_or_default();
+        let host = ["ws://", "wss://"]
+            .iter()
+            .find_map(|scheme| url.strip_prefix(scheme));
+        let checks = [
+            (
+                self.path.starts_with('/') && plain(&self.path),
+                "path: must begin with `/` and hold none of `{}?#`",
+            ),
+            (
+                stage.is_empty() || stage.starts_with('/') && !stage.ends_with('/') && plain(stage),
+                "stage: must be like `/prod`: begin with `/`, not end with it, and hold none of `{}?#`",
+            ),
+            (
+                url.is_empty() || host.is_some_and(|host| !host.is_empty() && plain(host)),
+                "public_url: must begin with ws:// or wss:// and hold none of `{}?#`",
+            ),
+        ];
+        let wrong = checks.into_iter().filter(|(fine, _)| !fine);
+        wrong.map(|(_, fault)| fault.to_owned()).collect()
     }
 }
 
@@ -293,6 +342,8 @@ mod tests {
             edge_id: Some("not an id".into()),
             listen: "0.0.0.0:80".parse().unwrap(),
             path: "push".into(),
+            stage: Some("prod/".into()),
+            public_url: Some("https://live.example.com".into()),
             push_url: None,
             ..Config::default()
         };
@@ -305,6 +356,8 @@ mod tests {
         for name in [
             "edge_id",
             "path",
+            "stage",
+            "public_url",
             "admin.api_keys",
             "push_url",
             "routes",
@@ -314,5 +367,20 @@ mod tests {
         ] {
             assert!(told.contains(name), "{name} is missing in\n{told}");
         }
+    }
+
+    #[test]
+    fn the_socket_is_at_the_public_url_with_stage_and_path() {
+        let listener = "127.0.0.1:8080".parse().unwrap();
+        let mut config = Config::default();
+        assert_eq!(config.socket_url(listener), "ws://127.0.0.1:8080/push");
+        config.public_url = Some(String::new());
+        config.stage = Some("/prod".into());
+        assert_eq!(config.socket_url(listener), "ws://127.0.0.1:8080/prod/push");
+        config.public_url = Some("wss://live.example.com/".into());
+        assert_eq!(
+            config.socket_url(listener),
+            "wss://live.example.com/prod/push"
+        );
     }
 }

@@ -133,7 +133,8 @@ impl Node {
         let (fence, fences) = mpsc::channel(1);
         let component = deps.endpoints.health.component("ingest");
         let id = edge_id(&config)?;
-        tracing::info!(edge_id = %id, listen = %servers.public(), admin = %servers.admin(), "bound");
+        let socket = config.socket_url(servers.public());
+        tracing::info!(edge_id = %id, listen = %servers.public(), admin = %servers.admin(), socket, "bound");
         let push_url = config
             .push_url
             .clone()

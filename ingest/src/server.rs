@@ -95,7 +95,7 @@ impl Servers {
 }
 
 impl Running {
-    /// Serves `/push` if `sockets`, and the rest if there are `endpoints`.
+    /// Serves the socket if `sockets`, and the rest if there are `endpoints`.
     fn serve(
         &mut self,
         bound: Bound,
@@ -105,7 +105,7 @@ impl Running {
     ) -> Result<(), Error> {
         let Bound { listener, address } = bound;
         let (shared, endpoints) = (Data::from(Arc::clone(edge)), endpoints.cloned());
-        let path = edge.config.path.clone();
+        let path = edge.config.socket_path();
         // Twice what the session allows: it closes first, and logs why.
         let stuck = edge.config.limits.write_timeout.saturating_mul(2);
         let server = HttpServer::new(move || {

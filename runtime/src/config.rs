@@ -27,18 +27,29 @@ pub const ENV_PREFIX: &str = "SUMU__";
 /// One thing that is wrong with the settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// Where it was found: a file, a variable, a flag; unknown for values that contradict each other.
-    pub source: Option<String>,
+    /// Where it was found, or where it can be mended.
+    pub place: Option<Place>,
     /// What is wrong, beginning with the key.
     pub problem: String,
+}
+
+/// Where a faulty value comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// This file, variable or flag.
+    In(String),
+    /// Nobody gave a value: this variable would.
+    Unset(String),
 }
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.problem)?;
-        self.source
-            .iter()
-            .try_for_each(|source| write!(f, " (in {source})"))
+        match &self.place {
+            Some(Place::In(source)) => write!(f, " (in {source})"),
+            Some(Place::Unset(variable)) => write!(f, " (as a variable: {variable})"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -83,7 +94,7 @@ impl Layers {
             Ok(dict) => return self.layer(name, dict),
             // Not the error's own text: it quotes the line, which may hold a secret.
             Err(error) => self.faults.push(Fault {
-                source: Some(name.into()),
+                place: Some(Place::In(name.into())),
                 problem: format!("line {}: {}", line(toml, error.span()), error.message()),
             }),
         }
@@ -97,7 +108,7 @@ impl Layers {
         match std::fs::read_to_string(path) {
             Ok(toml) => return self.text(&name, &toml),
             Err(error) => self.faults.push(Fault {
-                source: None,
+                place: None,
                 problem: format!("cannot read {name}: {error}"),
             }),
         }
@@ -160,11 +171,15 @@ impl Layers {
         let settings = self.read::<T>();
         let mut told = settings.as_ref().map(faults).unwrap_or_default();
         told.retain(|problem| !self.unread.iter().any(|key| problem.starts_with(key)));
+        let told: Vec<Fault> = told
+            .into_iter()
+            .map(|problem| Fault {
+                place: self.place(&problem),
+                problem,
+            })
+            .collect();
         let mut faults = self.faults;
-        faults.extend(told.into_iter().map(|problem| Fault {
-            source: None,
-            problem,
-        }));
+        faults.extend(told);
         match settings {
             Some(settings) if faults.is_empty() => Ok(settings),
             _ => Err(Faults(faults)),
@@ -191,7 +206,7 @@ impl Layers {
             let found = get(&tree, &error.path);
             let source = found.and_then(|value| self.figment.get_metadata(value.tag()));
             self.faults.push(Fault {
-                source: source.map(|metadata| metadata.name.to_string()),
+                place: source.map(|metadata| Place::In(metadata.name.to_string())),
                 problem: describe(&error),
             });
             self.unread.push(error.path.join("."));
@@ -199,6 +214,21 @@ impl Layers {
                 return None;
             }
         }
+    }
+
+    /// Where the value comes from that a problem begins with the key of.
+    fn place(&self, problem: &str) -> Option<Place> {
+        let in_key = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_.".contains(c);
+        let end = problem.find(|c| !in_key(c)).unwrap_or(problem.len());
+        let key = problem.get(..end)?.trim_end_matches('.');
+        if key.is_empty() {
+            return None;
+        }
+        let found = self.figment.find_metadata(key);
+        Some(match found {
+            Some(metadata) => Place::In(metadata.name.to_string()),
+            None => Place::Unset(variable(key)),
+        })
     }
 
     fn layer(mut self, name: &str, dict: Dict) -> Self {
@@ -223,6 +253,11 @@ impl Provider for Layer {
     fn data(&self) -> figment::Result<Map<Profile, Dict>> {
         Ok(Profile::Default.collect(self.dict.clone()))
     }
+}
+
+/// The name of the environment variable that sets a key.
+fn variable(key: &str) -> String {
+    format!("{ENV_PREFIX}{}", key.replace('.', "__").to_uppercase())
 }
 
 fn nested(keys: &[String], value: Value) -> Dict {

@@ -139,7 +139,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let (stages, address) = start_roles(&settings, &deps)?;
     let welcome = Welcome {
         listen: reachable(address),
-        path: settings.ingest.path.clone(),
+        socket: settings.ingest.socket_url(reachable(address)),
         brokers: reachable(broker.address()),
         data: args.data,
         secret: settings.ingest.auth.hs256_secret.clone(),

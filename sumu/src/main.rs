@@ -3,7 +3,7 @@
 //! ```text
 //!   sumu dev ─▶ broker + embedded store + every role, in one process
 //!   sumu ingest | presence | pusher ─▶ one role, on Kafka and a CQL store
-//!   sumu topics | config | token ─▶ preparations      sumu notify | tail ─▶ people at a terminal
+//!   sumu topics | config | token | health ─▶ operators      sumu notify | tail ─▶ people at a terminal
 //! ```
 //!
 //! Backends are chosen here and nowhere else.
@@ -11,7 +11,9 @@
 mod config;
 mod console;
 mod dev;
+mod health;
 mod notify;
+mod patience;
 mod roles;
 mod settings;
 mod tail;
@@ -47,6 +49,8 @@ enum Command {
     Pusher(settings::Args),
     /// Create and check the topics, and the tables of the store.
     Topics(topics::Args),
+    /// Ask a process on this machine whether it is ready: exit code 0 if so, 1 if not.
+    Health(health::Args),
     /// Check or print the configuration.
     Config(config::Args),
     /// Print a token that an edge with the same secret accepts.
@@ -91,6 +95,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Presence(args) => Box::pin(roles::presence(&args)).await,
         Command::Pusher(args) => Box::pin(roles::pusher(&args)).await,
         Command::Topics(args) => topics::run(&args).await,
+        Command::Health(args) => health::run(&args).await,
         Command::Config(args) => config::run(&args),
         Command::Token(args) => token::run(&args),
         Command::Notify(args) => notify::run(args).await,

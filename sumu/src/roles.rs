@@ -2,11 +2,9 @@
 //!
 //! A role that starts before Kafka or the store are up waits, says so, and is not ready.
 
-use std::fmt::Display;
 use std::future::Future;
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use eventlog::{Edges, Log, LogError};
@@ -21,7 +19,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::settings::{Args, Part, Settings};
-use crate::{RoleError, ended};
+use crate::{RoleError, ended, patience};
 
 /// What the roles of a process share.
 #[derive(Clone, Debug)]
@@ -135,16 +133,17 @@ impl Process {
         let log = Log::new(settings.log.clone())?;
         let part = endpoints.health.component("log");
         let name = format!("the log at {}", settings.log.brokers);
-        patiently(&part, &name, LogError::is_transient, || log.check_topics()).await?;
+        patience::at_start(&part, &name, LogError::is_transient, || log.check_topics()).await?;
         let following = CancellationToken::new();
         tokio::spawn(watch_topics(log.clone(), part, following.clone()));
         let part = endpoints.health.component("store");
         let name = format!("the store at {}", settings.store.nodes.join(","));
         let connect = || Box::pin(ScyllaStore::connect(&settings.store));
-        let store = patiently(&part, &name, StoreError::is_transient, connect).await?;
+        let store = patience::at_start(&part, &name, StoreError::is_transient, connect).await?;
         let part = endpoints.health.component("edges");
         let follow = || Edges::follow(&log, following.clone());
-        let edges = patiently(&part, "the edges topic", LogError::is_transient, follow).await?;
+        let transient = LogError::is_transient;
+        let edges = patience::at_start(&part, "the edges topic", transient, follow).await?;
         let deps = Deps {
             log,
             edges,
@@ -235,38 +234,4 @@ where
     E: std::error::Error + Send + Sync + 'static,
 {
     role.map(|result| result.map_err(Into::into)).boxed()
-}
-
-/// Tries until it succeeds or cannot: what is not up yet is waited for, and named while it is.
-async fn patiently<T, E: Display, F: Future<Output = Result<T, E>>>(
-    part: &Component,
-    name: &str,
-    is_transient: impl Fn(&E) -> bool,
-    mut attempt: impl FnMut() -> F,
-) -> Result<T, E> {
-    const SILENT: Duration = Duration::from_secs(2);
-    const LONGEST: Duration = Duration::from_secs(10);
-    let mut wait = Duration::from_millis(500);
-    loop {
-        let mut attempt = std::pin::pin!(attempt());
-        let outcome = tokio::select! {
-            outcome = &mut attempt => outcome,
-            () = tokio::time::sleep(SILENT) => {
-                part.not_ready(format!("waiting for {name}"));
-                attempt.await
-            }
-        };
-        match outcome {
-            Ok(value) => {
-                part.ready();
-                return Ok(value);
-            }
-            Err(error) if is_transient(&error) => {
-                part.not_ready(format!("waiting for {name}: {error}"));
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(LONGEST);
-            }
-            Err(error) => return Err(error),
-        }
-    }
 }

@@ -2,10 +2,11 @@
 
 use anyhow::Context as _;
 use eventlog::Log;
+use store::StoreError;
 use store::scylla::ScyllaStore;
 
-use crate::console;
 use crate::settings::{self, Part};
+use crate::{console, patience};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -27,6 +28,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
         &[Part::Log]
     };
     let settings = args.settings.load(parts)?;
+    let limit = settings.log.startup_timeout;
     let log = Log::new(settings.log)?;
     let name = format!("the log at {}", log.config().brokers);
     if args.check {
@@ -38,11 +40,12 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
     }
     console::line("the topics are as they must be")?;
     if with_store {
-        Box::pin(ScyllaStore::create_schema(&settings.store))
-            .await
-            .context(
-                "the topics are there; the store's tables are not (--no-store leaves them out)",
-            )?;
+        let name = format!("the store at {}", settings.store.nodes.join(","));
+        let create = || Box::pin(ScyllaStore::create_schema(&settings.store));
+        let created = patience::within(limit, StoreError::is_transient, create);
+        console::while_waiting(&name, created).await.context(
+            "the topics are there; the store's tables are not (--no-store leaves them out)",
+        )?;
         console::line(format!(
             "the tables are in keyspace {}",
             settings.store.keyspace

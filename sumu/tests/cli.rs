@@ -212,6 +212,29 @@ async fn dev_keeps_what_it_has_over_stop_and_kill() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_is_what_readyz_says() {
+    let nobody = free_port();
+    let listen = format!("0.0.0.0:{nobody}");
+    let dead = output(sumu(&["health"]).env("SUMU__ADMIN__LISTEN", listen)).await;
+    assert_eq!(dead.status.code(), Some(1));
+    let url = format!("http://127.0.0.1:{nobody}/readyz");
+    assert!(
+        text(&dead.stderr).contains(&format!("no answer from {url}")),
+        "{dead:?}"
+    );
+
+    let dev = Dev::start().await;
+    let listen = format!("127.0.0.1:{}", dev.listen);
+    let ready = output(sumu(&["health"]).env("SUMU__ADMIN__LISTEN", &listen)).await;
+    assert!(ready.status.success(), "{ready:?}");
+    assert_eq!(text(&ready.stdout), "{\"status\":\"ready\"}\n");
+    let url = format!("http://{listen}/nothing");
+    let lost = output(&mut sumu(&["health", "--url", &url])).await;
+    assert_eq!(lost.status.code(), Some(1));
+    assert!(text(&lost.stderr).contains("says 404"), "{lost:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tail_ends_in_peace_when_nobody_reads_it() {
     let dev = Dev::start().await;
     let brokers = format!("127.0.0.1:{}", dev.broker);

@@ -142,6 +142,23 @@ fn a_file_that_cannot_be_read_is_a_fault_among_others() {
 }
 
 #[test]
+fn what_is_not_set_is_told_with_the_variable_that_sets_it() {
+    let missing = |_: &Example| vec!["log.sasl_user is not set: brokers ask for it".to_owned()];
+    let faults = Layers::new().load::<Example>(missing).unwrap_err();
+    let told = "log.sasl_user is not set: brokers ask for it (as a variable: SUMU__LOG__SASL_USER)";
+    assert_eq!(faults.0[0].to_string(), told);
+    let set = variables(&[("SUMU__LOG__SASL_USER", "")]);
+    let faults = Layers::new()
+        .environment(set, &[])
+        .load::<Example>(missing)
+        .unwrap_err();
+    assert!(
+        faults.to_string().contains("(in SUMU__LOG__SASL_USER)"),
+        "{faults}"
+    );
+}
+
+#[test]
 fn settings_are_printed_as_toml_that_reads_back() {
     let mut settings = Example {
         secret: Some(Secret::from("hunter2")),

@@ -15,7 +15,8 @@ const POLL: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(super) struct Welcome {
     pub(super) listen: SocketAddr,
-    pub(super) path: String,
+    /// The socket's URL.
+    pub(super) socket: String,
     pub(super) brokers: SocketAddr,
     pub(super) data: PathBuf,
     pub(super) secret: Option<Secret>,
@@ -39,7 +40,7 @@ impl Welcome {
     fn text(&self, sumu: &str) -> String {
         let Self {
             listen,
-            path,
+            socket,
             brokers,
             data,
             ..
@@ -52,12 +53,12 @@ impl Welcome {
         };
         format!(
             "\n  sumu dev is ready, data in {data}\n\n  \
-             socket  ws://{listen}{path}\n  \
+             socket  {socket}\n  \
              http    http://{listen}  (/v1, /readyz, /metrics)\n  \
              broker  {brokers}  (any Kafka client)\n  \
              token   for alice, 24 hours; more: {sumu} token --sub NAME --data {data}\n\n  \
              Try it, each line in a terminal of its own:\n\n\
-             npx wscat -c 'ws://{listen}{path}?authorization={token}'\n\
+             npx wscat -c '{socket}?authorization={token}'\n\
              {sumu} notify{elsewhere} --user alice '{{\"hello\":\"world\"}}'\n\
              {sumu} tail{elsewhere} presence --from beginning\n"
         )
