@@ -78,6 +78,16 @@ impl LeaseWatch {
     }
 }
 
+/// Whether the log holds what makes this expiry needless: another one, or a heartbeat. Ask just
+/// before it is appended.
+#[must_use]
+pub fn is_said(edges: &Membership, expired: &Expired) -> bool {
+    match edges.life(&expired.edge_id, expired.epoch) {
+        Some(life) => life.last != expired.after,
+        None => !edges.restatements().any(|restated| restated == *expired),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::collection::vec;
@@ -176,6 +186,26 @@ mod tests {
             assert_eq!(watch.caught_up(now, &membership), []);
             now += TURN;
         }
+    }
+
+    #[test]
+    fn what_was_said_meanwhile_is_not_said_again() {
+        let mut membership = one_life();
+        let expired = Expired {
+            edge_id: edge(),
+            epoch: Epoch(0),
+            after: 0,
+            cause: ExpiryCause::Lease,
+        };
+        assert!(!is_said(&membership, &expired));
+        let mut beaten = membership.clone();
+        beat(&mut beaten);
+        assert!(is_said(&beaten, &expired), "it has heartbeated");
+        membership.apply(1, Millis(0), &EdgeRecord::Expired(expired.clone()));
+        assert!(
+            is_said(&membership, &expired),
+            "another processor was faster"
+        );
     }
 
     proptest! {

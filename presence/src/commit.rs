@@ -16,7 +16,8 @@ struct Metadata {
 }
 
 /// As `{"v":1,"from":N,"log_time":MS}`.
-pub(crate) fn write(restart: Restart) -> String {
+#[must_use]
+pub fn write(restart: Restart) -> String {
     let Restart { from, log_time } = restart;
     format!(
         r#"{{"v":{VERSION},"from":{from},"log_time":{log_time}}}"#,
@@ -25,7 +26,8 @@ pub(crate) fn write(restart: Restart) -> String {
 }
 
 /// `None` if it is not of this version: then only a fold from the beginning is sure.
-pub(crate) fn read(metadata: &str) -> Option<Restart> {
+#[must_use]
+pub fn read(metadata: &str) -> Option<Restart> {
     let Metadata { v, from, log_time } = serde_json::from_str(metadata).ok()?;
     (v == VERSION && from >= 0).then_some(Restart { from, log_time })
 }

@@ -12,12 +12,15 @@
 //!
 //! Nothing here reads a clock to decide who is online: time is the log's own.
 
-mod commit;
+pub mod batch;
+pub mod commit;
 mod config;
+pub mod owned;
 mod pipeline;
 pub mod processor;
 mod rebuild;
 pub mod records;
+pub mod takeover;
 mod telemetry;
 mod watch;
 

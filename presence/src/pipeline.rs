@@ -10,7 +10,6 @@
 //! One batch is under way at a time. What it gave out is kept until it is committed; partitions that
 //! move away meanwhile take their share with them.
 
-mod owned;
 mod settle;
 mod takeover;
 
@@ -22,22 +21,27 @@ use eventlog::{
     Committed, GroupConsumer, GroupEvent, LogError, Producer, Record, Start, TopicPartition,
     TransactionalProducer,
 };
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use runtime::Component;
-use schemas::connections::EdgeExpired;
-use schemas::{ConnectionEvent, Position};
+use schemas::ConnectionEvent;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
-use crate::processor::{Outputs, Partition, Rules};
+use crate::batch::{Batch, Part};
+use crate::owned::{Folded, Own, Owned};
+use crate::processor::{Outputs, Partition, Rules, Verdict};
 use crate::telemetry::{Appended, Telemetry};
-use crate::{Config, Deps, Error, commit, records};
-pub(crate) use owned::decode;
-use owned::{Batch, Owned, Part};
+use crate::{Config, Deps, Error, records};
 
 /// How long a failure of the log counts as one. There is no event that says that it is over.
 const TROUBLE_LASTS: Duration = Duration::from_secs(5);
+
+/// Where an own record stands, if the log says so.
+type Answered = (TopicPartition, Own, Option<i64>);
 
 /// The loop and what it holds.
 pub(crate) struct Pipeline {
@@ -51,6 +55,8 @@ pub(crate) struct Pipeline {
     transactions: Option<TransactionalProducer>,
     producer: Producer,
     owned: BTreeMap<TopicPartition, Owned>,
+    /// Ticks and markers that the log has not answered yet.
+    appends: FuturesUnordered<BoxFuture<'static, Answered>>,
     /// Assigned, and not taken over yet.
     arrivals: Vec<TopicPartition>,
     /// When to try the arrivals that could not be taken over.
@@ -88,6 +94,7 @@ impl Pipeline {
             transactions: None,
             producer: deps.log.producer()?,
             owned: BTreeMap::new(),
+            appends: FuturesUnordered::new(),
             arrivals: Vec::new(),
             next_takeover: Instant::now(),
             held: VecDeque::new(),
@@ -247,7 +254,7 @@ impl Pipeline {
     }
 
     fn fold(&mut self, records: &[Record]) -> Batch {
-        let now = Instant::now();
+        let now = Instant::now().into_std();
         let mut given: BTreeMap<TopicPartition, Outputs> = BTreeMap::new();
         // A consumer hands out runs of one partition.
         for run in records.chunk_by(|a, b| a.position.partition == b.position.partition) {
@@ -258,23 +265,23 @@ impl Pipeline {
             let mut outputs = Outputs::default();
             let mut advanced = false;
             for record in run {
-                advanced |= owned.fold(record, &mut outputs, &self.telemetry, now);
+                let told = outputs.events.len();
+                let (offset, at) = (record.position.offset, record.append_time);
+                let folded = owned.fold(offset, at, decode(record).as_ref(), &mut outputs, now);
+                self.telemetry.folded(folded, &outputs.events[told..]);
+                advanced |= !matches!(folded, Folded::Replayed | Folded::Applied(Verdict::Old));
             }
             if advanced {
                 given.entry(partition).or_default().append(outputs);
             }
         }
         let parts = given.into_iter().filter_map(|(partition, outputs)| {
-            let fold = &self.owned.get(&partition)?.fold;
-            (self.telemetry).remembered(partition.partition, fold.remembered());
-            Some(Part {
-                offset: fold.next(),
-                metadata: commit::write(fold.restart()),
-                partition,
-                outputs,
-            })
+            let owned = self.owned.get(&partition)?;
+            let remembered = owned.partition().remembered();
+            self.telemetry.remembered(partition.partition, remembered);
+            Some(Part::new(partition, owned, outputs))
         });
-        Batch(parts.collect())
+        Batch::new(parts.collect())
     }
 
     /// Waits, and serves moves of partitions meanwhile: with no records, so that the batch under way
@@ -294,7 +301,9 @@ impl Pipeline {
                 self.held.push_back(records);
             }
             let owned = &self.owned;
-            batch.0.retain(|part| owned.contains_key(&part.partition));
+            let mut gone = batch.partitions();
+            gone.retain(|partition| !owned.contains_key(partition));
+            batch.drop_partitions(&gone);
             if transient {
                 sleep(self.config.retry_min).await;
             }
@@ -306,6 +315,7 @@ impl Pipeline {
 
     /// What is done every tick: appends that time asks for, and a look at readiness.
     fn look_after(&mut self) {
+        self.note_answers();
         self.append_markers();
         self.append_ticks();
         let recent = |(at, _): &(Instant, String)| at.elapsed() < TROUBLE_LASTS;
@@ -325,17 +335,14 @@ impl Pipeline {
     }
 
     fn append_ticks(&mut self) {
-        let now = Instant::now();
-        for (partition, owned) in &mut self.owned {
-            if !owned.wants_tick(now, self.config.tick) {
-                continue;
-            }
-            let record =
-                records::connections(partition, &ConnectionEvent::Tick, self.deps.clock.now());
-            match self.producer.append(record) {
-                Ok(append) => owned.ticked(append),
-                Err(error) => warn!(%partition, %error, "appending a tick"),
-            }
+        let now = Instant::now().into_std();
+        let wanting = (self.owned.iter_mut())
+            .filter_map(|(partition, owned)| {
+                (owned.tick(now, self.config.tick)).then(|| partition.clone())
+            })
+            .collect::<Vec<_>>();
+        for partition in wanting {
+            self.append(&partition, Own::Tick, &ConnectionEvent::Tick);
             self.telemetry.appended(Appended::Tick);
         }
     }
@@ -343,30 +350,65 @@ impl Pipeline {
     /// Marks the ends of edges' lives in the partitions that still have connections of theirs.
     fn append_markers(&mut self) {
         let settled = *self.deps.edges.settled().borrow();
+        let topic = &self.deps.log.topics().edges;
+        let mut wanted = Vec::new();
         for (partition, owned) in &mut self.owned {
-            for (edge_id, epoch) in owned.unmarked() {
-                let expiry = (self.deps.edges)
-                    .with(|edges| edges.ended(&edge_id, epoch).map(|ended| ended.expiry));
-                // A marker cannot be taken back: the end must be final.
-                let Some(offset) = expiry.filter(|expiry| *expiry <= settled) else {
-                    continue;
-                };
-                let marker = ConnectionEvent::EdgeExpired(EdgeExpired {
-                    edge_id: edge_id.clone(),
-                    epoch,
-                    expiry: Position {
-                        topic: Arc::clone(&self.deps.log.topics().edges),
-                        partition: 0,
-                        offset,
-                    },
-                });
-                let record = records::connections(partition, &marker, self.deps.clock.now());
-                match self.producer.append(record) {
-                    Ok(append) => owned.marked((edge_id, epoch), append),
-                    Err(error) => warn!(%partition, %error, "appending a marker"),
-                }
-                self.telemetry.appended(Appended::Marker);
+            let markers = (self.deps.edges).with(|edges| owned.markers(edges, settled, topic));
+            wanted.extend(
+                markers
+                    .into_iter()
+                    .map(|marker| (partition.clone(), marker)),
+            );
+        }
+        for (partition, marker) in wanted {
+            let own = Own::Marker(marker.edge_id.clone(), marker.epoch);
+            self.append(&partition, own, &ConnectionEvent::EdgeExpired(marker));
+            self.telemetry.appended(Appended::Marker);
+        }
+    }
+
+    /// Appends a record of our own, and notes the answer when it comes.
+    fn append(&mut self, partition: &TopicPartition, own: Own, event: &ConnectionEvent) {
+        let record = records::connections(partition, event, self.deps.clock.now());
+        match self.producer.append(record) {
+            Ok(append) => {
+                let partition = partition.clone();
+                self.appends.push(Box::pin(async move {
+                    let outcome = append.await;
+                    if let Err(error) = &outcome {
+                        warn!(%partition, %error, "appending to a partition of connections");
+                    }
+                    let offset = outcome.ok().map(|appended| appended.position.offset);
+                    (partition, own, offset)
+                }));
             }
+            Err(error) => {
+                warn!(%partition, %error, "appending to a partition of connections");
+                if let Some(owned) = self.owned.get_mut(partition) {
+                    owned.answered(&own, None);
+                }
+            }
+        }
+    }
+
+    /// Notes what the log has answered meanwhile.
+    fn note_answers(&mut self) {
+        while let Some(Some((partition, own, offset))) = self.appends.next().now_or_never() {
+            if let Some(owned) = self.owned.get_mut(&partition) {
+                owned.answered(&own, offset);
+            }
+        }
+    }
+}
+
+/// The event; `None` if it cannot be read, and then it is said where.
+pub(crate) fn decode(record: &Record) -> Option<ConnectionEvent> {
+    let value = record.value.as_deref().unwrap_or_default();
+    match ConnectionEvent::decode(record.headers.ce_type(), value) {
+        Ok(event) => Some(event),
+        Err(error) => {
+            warn!(position = %record.position, %error, "skipped an unreadable record");
+            None
         }
     }
 }

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use opentelemetry::metrics::{Counter, Gauge, Histogram};
 use opentelemetry::{KeyValue, global};
+use schemas::PresenceEvent;
 use schemas::presence::Status;
 
+use crate::owned::Folded;
 use crate::processor::Verdict;
 
 /// The processor's instruments. Cloning shares them.
@@ -76,7 +78,18 @@ impl Telemetry {
         }
     }
 
-    pub(crate) fn record(&self, verdict: Verdict) {
+    /// Counts a record, and what it gave out.
+    pub(crate) fn folded(&self, folded: Folded, events: &[PresenceEvent]) {
+        match folded {
+            Folded::Replayed => self.replayed.add(1, &[]),
+            Folded::Applied(verdict) => self.record(verdict),
+        }
+        for event in events {
+            self.transition(event.message.status);
+        }
+    }
+
+    fn record(&self, verdict: Verdict) {
         let verdict = match verdict {
             Verdict::Folded => "folded",
             Verdict::Old => "old",
@@ -89,16 +102,12 @@ impl Telemetry {
         self.records.add(1, &[KeyValue::new("verdict", verdict)]);
     }
 
-    pub(crate) fn transition(&self, status: Status) {
+    fn transition(&self, status: Status) {
         let status = match status {
             Status::Online => "online",
             Status::Offline => "offline",
         };
         self.transitions.add(1, &[KeyValue::new("status", status)]);
-    }
-
-    pub(crate) fn replayed(&self) {
-        self.replayed.add(1, &[]);
     }
 
     pub(crate) fn commit(&self, outcome: Outcome) {

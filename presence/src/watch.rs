@@ -6,7 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use eventlog::{Edges, LeaseWatch, Membership, NewRecord, Producer};
+use eventlog::lease::is_said;
+use eventlog::{Edges, LeaseWatch, NewRecord, Producer};
 use runtime::Clock;
 use schemas::edges::{EdgeRecord, Expired};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
@@ -105,14 +106,6 @@ impl Watch {
     }
 }
 
-/// Whether the log holds what makes this expiry needless: another one, or a heartbeat.
-fn is_said(edges: &Membership, expired: &Expired) -> bool {
-    match edges.life(&expired.edge_id, expired.epoch) {
-        Some(life) => life.last != expired.after,
-        None => !edges.restatements().any(|restated| restated == *expired),
-    }
-}
-
 /// This life's part of a span.
 fn own_part(span: Duration) -> Duration {
     let random = Uuid::now_v7().as_u64_pair().1 % 1024;
@@ -121,40 +114,7 @@ fn own_part(span: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use schemas::edges::{ExpiryCause, Heartbeat};
-    use schemas::{Epoch, Millis};
-
     use super::*;
-
-    #[test]
-    fn what_was_said_meanwhile_is_not_said_again() {
-        let edge = "e1".parse().unwrap();
-        let beat = |read_through| {
-            EdgeRecord::Heartbeat(Heartbeat {
-                edge_id: edge,
-                epoch: Epoch(0),
-                push_url: "http://e1".into(),
-                connections: 0,
-                draining: false,
-                read_through,
-            })
-        };
-        let mut edges = Membership::default();
-        let first = beat(0);
-        edges.apply(1, Millis(0), &first);
-        let expired = Expired {
-            edge_id: "e1".parse().unwrap(),
-            epoch: Epoch(0),
-            after: 1,
-            cause: ExpiryCause::Lease,
-        };
-        assert!(!is_said(&edges, &expired));
-        let mut beaten = edges.clone();
-        beaten.apply(2, Millis(1), &first);
-        assert!(is_said(&beaten, &expired), "it has heartbeated");
-        edges.apply(2, Millis(1), &EdgeRecord::Expired(expired.clone()));
-        assert!(is_said(&edges, &expired), "another processor was faster");
-    }
 
     #[test]
     fn the_own_part_is_within_the_span() {

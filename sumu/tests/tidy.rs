@@ -35,14 +35,18 @@ const DRIVERS: [(&str, &str); 3] = [
 ];
 
 /// Where nothing waits and nothing does I/O: a file, or all files below a folder, by the start of its path.
-const PURE: [&str; 9] = [
+const PURE: [&str; 13] = [
     "schemas/src/",
     "eventlog/src/membership",
     "eventlog/src/lease",
     "ingest/src/journal",
     "ingest/src/lease",
     "ingest/src/session",
+    "presence/src/batch",
+    "presence/src/commit",
+    "presence/src/owned",
     "presence/src/processor",
+    "presence/src/takeover",
     "pusher/src/planner",
     "pusher/src/dispatcher",
 ];
