@@ -164,7 +164,9 @@ impl Config {
         faults
     }
 
-    pub(crate) const fn limits(&self) -> Limits {
+    /// What the dispatcher keeps to.
+    #[must_use]
+    pub const fn limits(&self) -> Limits {
         let push = &self.push;
         Limits {
             unsettled: push.unsettled,

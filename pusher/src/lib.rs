@@ -12,6 +12,7 @@
 //! [`planner`] and [`dispatcher`] decide and are pure; the pipeline performs. The pusher writes to no
 //! store and opens no socket to a client.
 
+pub mod batch;
 pub mod config;
 pub mod dispatcher;
 mod dlq;

@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use eventlog::membership::{Life, Membership};
 use eventlog::{Edges, GroupConsumer, GroupEvent, Log, LogError, Producer, Record, TopicPartition};
 use runtime::clock::Clock;
 use runtime::health::Component;
@@ -18,11 +17,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::batch::Prepared;
 use crate::dispatcher::{Applied, Batch, Dispatcher, Failure, Input, Ticket};
 use crate::edge::{EdgeClient, PushError, Source};
 use crate::incarnation::Incarnation;
-use crate::planner::{LifeId, plan};
-use crate::prepare::{Preparation, Prepared};
+use crate::planner::{LifeId, lives, plan};
+use crate::prepare::Preparation;
 use crate::telemetry::Telemetry;
 use crate::{Config, Deps, Error};
 use partition::{Committing, Partition};
@@ -403,18 +403,6 @@ impl Pipeline {
     fn topic_partition(&self, partition: i32) -> TopicPartition {
         TopicPartition::new(Arc::clone(&self.log.topics().notifications), partition)
     }
-}
-
-/// Every life that may hold sockets. One without a push URL has not heartbeated yet and holds none.
-fn lives(members: &Membership) -> BTreeMap<LifeId, Arc<str>> {
-    let life = |life: &Life| {
-        let id = LifeId {
-            edge_id: life.edge_id.clone(),
-            epoch: life.epoch,
-        };
-        Some((id, Arc::from(life.push_url.as_deref()?)))
-    };
-    members.live().filter_map(life).collect()
 }
 
 fn join(log: &Log, config: &Config) -> Result<GroupConsumer, LogError> {

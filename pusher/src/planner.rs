@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
+use eventlog::Membership;
+use eventlog::membership::Life;
 use schemas::push::{PushItem, Target};
 use schemas::{ConnectionRow, EdgeId, Epoch, Millis, Notification, UserId};
 
@@ -137,6 +139,19 @@ pub enum Unsent {
     Expired,
     /// Nobody it names has a connection on a live edge.
     Nobody,
+}
+
+/// Every life that may hold sockets. One without a push URL has not heartbeated yet and holds none.
+#[must_use]
+pub fn lives(members: &Membership) -> BTreeMap<LifeId, Arc<str>> {
+    let life = |life: &Life| {
+        let id = LifeId {
+            edge_id: life.edge_id.clone(),
+            epoch: life.epoch,
+        };
+        Some((id, Arc::from(life.push_url.as_deref()?)))
+    };
+    members.live().filter_map(life).collect()
 }
 
 /// Plans a batch in offset order. `live` are the lives that may hold sockets.

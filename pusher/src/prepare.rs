@@ -1,33 +1,20 @@
-//! Reads a batch of records and finds out where the users are whom they name.
-//!
-//! ```text
-//!   records ──decode──▶ requests ──(edges read to their end)──▶ strategy ──(store)──▶ whereabouts
-//! ```
+//! Gets a batch of records ready to be planned: performs what [`Preparing`] asks for.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use eventlog::{Edges, LogError, Record};
 use runtime::clock::Clock;
-use schemas::{ConnectionRow, DecodeError, Notification, UserId};
+use schemas::{ConnectionRow, UserId};
 use store::{ConnectionStore, StoreError};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use crate::batch::{Prepared, Preparing, Step};
 use crate::config;
-use crate::planner::{Request, Strategy, Whereabouts, strategy};
+use crate::planner::Whereabouts;
 use crate::telemetry::{LookUp, Telemetry};
-
-/// A batch that is ready to be planned.
-#[derive(Debug)]
-pub(crate) struct Prepared {
-    pub(crate) requests: Vec<Request>,
-    pub(crate) unreadable: Vec<(Arc<Record>, DecodeError)>,
-    pub(crate) whereabouts: Whereabouts,
-    pub(crate) through: i64,
-}
 
 /// What preparing needs; shared by all partitions.
 #[derive(Debug)]
@@ -71,27 +58,33 @@ impl Preparation {
     /// # Errors
     /// Only if `edges` can never be read again.
     pub(crate) async fn prepare(&self, records: Vec<Arc<Record>>) -> Result<Prepared, LogError> {
-        let through = records.last().map_or(-1, |record| record.position.offset);
-        let mut requests = Vec::with_capacity(records.len());
-        let mut unreadable = Vec::new();
-        for record in records {
-            match Notification::decode(record.value.as_ref().unwrap_or(&Bytes::new())) {
-                Ok(notification) => requests.push(Request {
-                    offset: record.position.offset,
-                    notification,
-                    traceparent: record.headers.traceparent().map(str::to_owned),
-                }),
-                Err(error) => unreadable.push((record, error)),
+        let mut batch = Preparing::new(records);
+        loop {
+            let live = self.edges.with(|members| members.live().count());
+            let per_edge = self.config.look_ups_per_edge;
+            match batch.step(live, per_edge, self.clock.now()) {
+                Step::ReadEdges => {
+                    self.see_every_edge().await?;
+                    batch.saw_every_edge();
+                }
+                Step::LookUp(users) => {
+                    let rows = self.look_up(&users).await;
+                    let how = if rows.is_some() {
+                        LookUp::Store
+                    } else {
+                        LookUp::StoreFailed
+                    };
+                    self.telemetry.looked_up(how);
+                    batch.looked_up(rows);
+                }
+                Step::Ready(whereabouts) => {
+                    if whereabouts == Whereabouts::Anywhere && !batch.has_looked_up() {
+                        self.telemetry.looked_up(LookUp::EveryEdge);
+                    }
+                    return Ok(batch.prepared(whereabouts));
+                }
             }
         }
-        self.see_every_edge().await?;
-        let whereabouts = self.find(&requests).await;
-        Ok(Prepared {
-            requests,
-            unreadable,
-            whereabouts,
-            through,
-        })
     }
 
     /// Waits until every edge that could hold a socket opened before the batch was read is known.
@@ -105,32 +98,6 @@ impl Preparation {
                 Err(error) => return Err(error),
             }
             tokio::time::sleep(LOG_RETRY).await;
-        }
-    }
-
-    async fn find(&self, requests: &[Request]) -> Whereabouts {
-        let live = self.edges.with(|members| members.live().count());
-        match strategy(
-            requests,
-            live,
-            self.config.look_ups_per_edge,
-            self.clock.now(),
-        ) {
-            Strategy::Direct => Whereabouts::nowhere(),
-            Strategy::EveryEdge => {
-                self.telemetry.looked_up(LookUp::EveryEdge);
-                Whereabouts::Anywhere
-            }
-            Strategy::LookUp(users) => match self.look_up(&users).await {
-                Some(rows) => {
-                    self.telemetry.looked_up(LookUp::Store);
-                    Whereabouts::of(rows)
-                }
-                None => {
-                    self.telemetry.looked_up(LookUp::StoreFailed);
-                    Whereabouts::Anywhere
-                }
-            },
         }
     }
 

@@ -35,7 +35,7 @@ const DRIVERS: [(&str, &str); 3] = [
 ];
 
 /// Where nothing waits and nothing does I/O: a file, or all files below a folder, by the start of its path.
-const PURE: [&str; 13] = [
+const PURE: [&str; 14] = [
     "schemas/src/",
     "eventlog/src/membership",
     "eventlog/src/lease",
@@ -47,6 +47,7 @@ const PURE: [&str; 13] = [
     "presence/src/owned",
     "presence/src/processor",
     "presence/src/takeover",
+    "pusher/src/batch",
     "pusher/src/planner",
     "pusher/src/dispatcher",
 ];
