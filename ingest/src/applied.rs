@@ -160,7 +160,9 @@ mod tests {
             patience: Duration::from_millis(20),
         });
         let id = "edge.1.0000000000000001".parse().unwrap();
-        let inbox = registry.register(&"a".parse().unwrap(), &id, 1).unwrap();
+        let inbox = registry
+            .register(&"a".parse().unwrap(), &id, schemas::Millis(0), 1)
+            .unwrap();
         (Applied::new(limit), registry, inbox)
     }
 

@@ -9,6 +9,7 @@ use runtime::secret::Secret;
 use schemas::EdgeId;
 use serde::{Deserialize, Serialize};
 
+use crate::admission::address::{ForwardedHeader, Network};
 use crate::auth;
 
 /// What an edge listens on, whom it lets in and how far they may go. Durations are written like
@@ -37,8 +38,12 @@ pub struct Config {
     pub push_url: Option<String>,
     /// Which tokens count.
     pub auth: auth::Config,
-    /// Values of `Origin` that browsers may come from; any, if empty.
+    /// Values of `Origin` that browsers may come from, such as `https://app.example`; any, if empty.
     pub origins: Vec<String>,
+    /// Networks of proxies that are believed when they say whom they speak for.
+    pub trusted_proxies: Vec<Network>,
+    /// Where they say it: `x-forwarded-for` or `forwarded` (RFC 7239). Nothing else is read.
+    pub forwarded_header: ForwardedHeader,
     /// The topic that each action of a client frame goes to, in addition to `send` and `publish`.
     pub routes: BTreeMap<String, String>,
     /// Every limit.
@@ -65,6 +70,25 @@ pub struct Limits {
     pub max_connections: usize,
     /// Sockets of one user on this edge; one more is answered 429.
     pub max_connections_per_user: usize,
+    /// Sockets of one address (IPv6: of one /64) on this edge, attempts included; one more is answered
+    /// 429. No limit with 0.
+    pub max_connections_per_address: usize,
+    /// Attempts of one address (IPv6: of one /64) to connect, in a minute on average; more are answered
+    /// 429. No limit with 0.
+    pub connects_per_minute: u32,
+    /// Attempts of one address at once; a minute's worth with 0.
+    pub connect_burst: u32,
+    /// Addresses without a socket whose attempts are remembered; with more, the one that came least
+    /// recently is forgotten.
+    pub max_addresses: usize,
+    /// Frames of one client in a second on average, pings and pongs included; more close it with 4429.
+    /// No limit with 0.
+    pub frames_per_second: u32,
+    /// Frames of one client at once; a second's worth with 0.
+    pub frame_burst: u32,
+    /// Revoked users that are remembered, each for `log.revocation_retention`. With more, tokens as
+    /// old as the oldest revocation are refused to everybody.
+    pub max_revocations: usize,
     /// Longest client message, in bytes; a longer one closes its socket with 1009.
     pub max_message_bytes: usize,
     /// Longest `id` that is echoed, in bytes of JSON.
@@ -107,6 +131,9 @@ pub struct Limits {
     /// How long a socket that the edge closes may take to close its side.
     #[serde(with = "compact::required")]
     pub close_timeout: Duration,
+    /// How long another edge may take to close a connection of its own.
+    #[serde(with = "compact::required")]
+    pub forward_timeout: Duration,
     /// What `Retry-After` says.
     #[serde(with = "compact::required")]
     pub retry_after: Duration,
@@ -137,6 +164,8 @@ impl Default for Config {
             push_url: None,
             auth: auth::Config::default(),
             origins: vec![],
+            trusted_proxies: vec![],
+            forwarded_header: ForwardedHeader::default(),
             routes: BTreeMap::new(),
             limits: Limits::default(),
             drain: Drain::default(),
@@ -149,6 +178,13 @@ impl Default for Limits {
         Self {
             max_connections: 20_000,
             max_connections_per_user: 100,
+            max_connections_per_address: 0,
+            connects_per_minute: 0,
+            connect_burst: 0,
+            max_addresses: 100_000,
+            frames_per_second: 0,
+            frame_burst: 0,
+            max_revocations: 1_000_000,
             max_message_bytes: 256 << 10,
             max_id_bytes: 1024,
             max_in_flight: 64,
@@ -166,6 +202,7 @@ impl Default for Limits {
             write_timeout: Duration::from_secs(10),
             answer_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(1),
+            forward_timeout: Duration::from_secs(2),
             retry_after: Duration::from_secs(2),
         }
     }
@@ -178,6 +215,16 @@ impl Default for Drain {
             timeout: Duration::from_secs(20),
         }
     }
+}
+
+/// What the session answers itself.
+const OWN_ACTIONS: [&str; 2] = ["ping", "refresh"];
+
+/// Whether a browser could send that as its `Origin` (RFC 6454 §6.2): anything else never matches.
+fn is_origin(text: &str) -> bool {
+    let host = text.split_once("://").map_or("", |(_, host)| host);
+    let plain = |c: char| !c.is_whitespace() && !c.is_ascii_uppercase() && !"/?#*@,".contains(c);
+    text == "null" || (!host.is_empty() && host.chars().all(plain))
 }
 
 impl Config {
@@ -236,10 +283,14 @@ impl Config {
         }
         for action in self.routes.keys() {
             check(
-                !action.is_empty() && action.len() <= 64 && action != "ping",
-                "routes: an action has 1 to 64 bytes and is not `ping`",
+                !action.is_empty() && action.len() <= 64 && !OWN_ACTIONS.contains(&action.as_str()),
+                "routes: an action has 1 to 64 bytes and is neither `ping` nor `refresh`",
             );
         }
+        check(
+            self.origins.iter().all(|origin| is_origin(origin)),
+            "origins: each is scheme://host or scheme://host:port, as browsers send it",
+        );
         faults.extend(self.socket_faults());
         faults.extend(
             self.auth
@@ -288,6 +339,8 @@ impl Limits {
         let counts = [
             ("max_connections", self.max_connections),
             ("max_connections_per_user", self.max_connections_per_user),
+            ("max_addresses", self.max_addresses),
+            ("max_revocations", self.max_revocations),
             ("max_message_bytes", self.max_message_bytes),
             ("max_in_flight", self.max_in_flight),
             ("max_unsent_answers", self.max_unsent_answers),
@@ -302,6 +355,7 @@ impl Limits {
             ("ping_interval", self.ping_interval),
             ("write_timeout", self.write_timeout),
             ("answer_timeout", self.answer_timeout),
+            ("forward_timeout", self.forward_timeout),
         ];
         let zero = counts
             .into_iter()
@@ -337,6 +391,23 @@ mod tests {
     }
 
     #[test]
+    fn an_origin_is_what_a_browser_sends() {
+        for fine in ["https://app.example", "http://localhost:3000", "null"] {
+            assert!(is_origin(fine), "{fine}");
+        }
+        for wrong in [
+            "app.example",
+            "https://",
+            "https://app.example/",
+            "https://*.example",
+            "https://App.example",
+            "*",
+        ] {
+            assert!(!is_origin(wrong), "{wrong}");
+        }
+    }
+
+    #[test]
     fn every_fault_is_told_at_once() {
         let mut config = Config {
             edge_id: Some("not an id".into()),
@@ -349,6 +420,7 @@ mod tests {
         };
         config.auth.hs256_secret = Some(secret("a secret of more than thirty-two bytes"));
         config.routes.insert("ping".into(), "topic".into());
+        config.origins = vec!["https://*.example".into()];
         config.limits.max_in_flight = 0;
         config.limits.silence = Duration::ZERO;
         config.drain.timeout = Duration::ZERO;
@@ -361,6 +433,7 @@ mod tests {
             "admin.api_keys",
             "push_url",
             "routes",
+            "origins",
             "max_in_flight",
             "silence",
             "drain.spread",

@@ -9,14 +9,17 @@ use std::time::Instant;
 
 use bytestring::ByteString;
 use eventlog::{Append, AppendError};
+use futures_util::future::{BoxFuture, Either};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{Sink, SinkExt as _, Stream, StreamExt as _};
+use runtime::Secret;
+use schemas::Millis;
 use tokio::time::{sleep_until, timeout};
 
 use crate::edge::Edge;
-use crate::opening::Opened;
+use crate::opening::{Connection, Opened};
 use crate::registry::Inbox;
-use crate::session::{Answer, CloseFrame, Input, Loss, Output, Route, Session};
+use crate::session::{Answer, CloseFrame, Input, Loss, Output, Route, Session, Verdict};
 use crate::socket::{Frame, Gone};
 
 /// What waits for the socket: the session's answers, before the notifications.
@@ -73,9 +76,7 @@ pub(crate) async fn run<R, W>(
                 input = reader.next(), if session.wants_input() => {
                     input.unwrap_or(Input::Lost(Loss::Dropped))
                 }
-                Some((request, answer)) = answers.next(), if !answers.is_empty() => {
-                    Input::Answered { request, answer }
-                }
+                Some(input) = answers.next(), if !answers.is_empty() => input,
                 room = poll_fn(|cx| writer.poll_ready_unpin(cx)), if flow == Flow::Stalled => {
                     room.map_or(Input::Lost(Loss::Dropped), |()| Input::Flowing)
                 }
@@ -98,9 +99,17 @@ pub(crate) async fn run<R, W>(
                     message,
                 } => {
                     let append = edge.append_message(connection.row(), &route, message);
-                    answers.push(answer(Arc::clone(&edge), route, request, append));
+                    let answer = answer(Arc::clone(&edge), route, request, append);
+                    answers.push(Either::Left(answer));
                 }
-                Output::Refresh => connection.refresh(),
+                Output::Check { request, token } => {
+                    answers.push(Either::Right(check(Arc::clone(&edge), request, token)));
+                }
+                Output::Renew {
+                    request,
+                    expires_at,
+                } => answers.push(Either::Right(renew(&connection, request, expires_at))),
+                Output::Refresh { expires_at } => connection.refresh(expires_at),
                 Output::End(ending) => break 'life ending,
             }
         }
@@ -198,7 +207,7 @@ async fn answer(
     route: Arc<Route>,
     request: u64,
     append: Result<Append, AppendError>,
-) -> (u64, Answer) {
+) -> Input {
     let outcome = match append {
         Ok(append) => append.await,
         Err(error) => Err(error),
@@ -206,11 +215,40 @@ async fn answer(
     edge.instruments.message(&route.action, &outcome);
     let answer = match outcome {
         Ok(appended) => Answer::Logged(appended.position),
-        Err(AppendError::Refused { .. }) => Answer::Refused,
-        Err(AppendError::Full | AppendError::Unavailable { .. }) => Answer::Unavailable,
-        Err(AppendError::Unknown { .. }) => Answer::Unknown,
+        Err(error) => Answer::of(&error),
     };
-    (request, answer)
+    Input::Answered { request, answer }
+}
+
+/// Judges a client's new token.
+fn check(edge: Arc<Edge>, request: u64, token: Secret) -> BoxFuture<'static, Input> {
+    Box::pin(async move {
+        let verdict = match edge.judge(token.expose()).await {
+            Ok(principal) => Verdict::Good {
+                expiry: edge.expiry(principal.expires_at),
+                user_id: principal.user_id,
+            },
+            Err(denied) => Verdict::Bad {
+                status_code: denied.status().as_u16(),
+                code: denied.code(),
+                reason: denied.to_string(),
+            },
+        };
+        Input::Checked { request, verdict }
+    })
+}
+
+/// Has the expiry of a new token logged.
+fn renew(
+    connection: &Connection,
+    request: u64,
+    expires_at: Option<Millis>,
+) -> BoxFuture<'static, Input> {
+    let renewal = connection.renew(expires_at);
+    Box::pin(async move {
+        let answer = renewal.await;
+        Input::Answered { request, answer }
+    })
 }
 
 fn now() -> Instant {
@@ -226,7 +264,7 @@ mod tests {
 
     use super::*;
     use crate::registry::{MailboxLimits, Registry};
-    use crate::session::Rules;
+    use crate::session::{Expiry, Identity, Rules};
 
     /// Takes so many frames, and then no more.
     struct Room(usize);
@@ -268,6 +306,7 @@ mod tests {
             max_in_flight: 1,
             max_unsent_answers: 1,
             max_id_bytes: 1,
+            frame_rate: None,
         };
         let id: schemas::ConnectionId = "edge.1.0000000000000001".parse().unwrap();
         let registry = Registry::new(MailboxLimits {
@@ -275,14 +314,24 @@ mod tests {
             bytes: 1,
             patience: Duration::ZERO,
         });
-        let inbox = registry.register(&"a".parse().unwrap(), &id, 1).unwrap();
+        let inbox = registry
+            .register(&"a".parse().unwrap(), &id, Millis(0), 1)
+            .unwrap();
         let frame = Frame::Text("1".into());
         let mut outbox = Outbox {
             answers: vec![frame; 3].into(),
             staged: None,
             inbox,
         };
-        let mut session = Session::new(Arc::new(rules), id, None, now());
+        let identity = Identity {
+            user_id: "a".parse().unwrap(),
+            connection_id: id,
+            expiry: Expiry {
+                at: None,
+                deadline: None,
+            },
+        };
+        let mut session = Session::new(Arc::new(rules), identity, now());
         let mut todo = vec![];
         let mut timed = async |room: usize, session: &mut Session| {
             let flow = write(&mut Room(room), &mut outbox, session, &mut todo).await;

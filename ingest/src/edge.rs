@@ -1,8 +1,10 @@
 //! Holds what all parts of an edge share, and writes its records.
 
-use std::sync::Arc;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
+use actix_web::http::StatusCode;
 use bytes::Bytes;
 use eventlog::{Append, AppendError, Appended, Edges, Log, NewRecord, Producer};
 use runtime::telemetry::trace;
@@ -18,11 +20,13 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::Config;
+use crate::admission::gate::{Closed, Gate};
 use crate::applied::Applied;
-use crate::auth::Authorizer;
+use crate::auth::{Authorizer, Principal, Refusal};
 use crate::lease::{Standing, Tenure};
 use crate::registry::Registry;
-use crate::session::{Route, Rules};
+use crate::revocations::Revocations;
+use crate::session::{Expiry, Route, Rules};
 use crate::telemetry::Instruments;
 
 /// One edge: shared by its listeners, its sockets and its life.
@@ -38,8 +42,14 @@ pub(crate) struct Edge {
     pub(crate) store: Arc<dyn ConnectionStore>,
     pub(crate) authorizer: Arc<dyn Authorizer>,
     pub(crate) push_secret: Secret,
+    /// Asks other edges.
+    pub(crate) peers: reqwest::Client,
     pub(crate) push_url: String,
     pub(crate) registry: Registry,
+    /// Whose tokens count no more, as far as the log was read.
+    pub(crate) revocations: RwLock<Revocations>,
+    /// What each address does.
+    pub(crate) gate: Mutex<Gate>,
     pub(crate) applied: Applied,
     pub(crate) rules: Arc<Rules>,
     pub(crate) instruments: Instruments,
@@ -55,7 +65,94 @@ pub(crate) struct Edge {
     pub(crate) handle: Handle,
 }
 
+/// Why a token does not count here and now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Denied {
+    /// It never did, or not any more.
+    #[error(transparent)]
+    Token(#[from] Refusal),
+    /// Its user was revoked after it was issued.
+    #[error("the user's tokens of that time were revoked")]
+    Revoked,
+}
+
+impl Denied {
+    pub(crate) const fn code(self) -> &'static str {
+        match self {
+            Self::Token(refusal) => refusal.code(),
+            Self::Revoked => "token_revoked",
+        }
+    }
+
+    /// The status of the answer: only where the token could not be judged, coming again may help.
+    pub(crate) const fn status(self) -> StatusCode {
+        match self {
+            Self::Token(Refusal::KeysUnavailable) => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::UNAUTHORIZED,
+        }
+    }
+}
+
+/// A socket's or an attempt's share of what its address may do. Given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    edge: Arc<Edge>,
+    source: IpAddr,
+}
+
+impl Permit {
+    /// An attempt of that source; nothing to give back where nothing is counted.
+    ///
+    /// # Errors
+    /// Why it may not try now.
+    pub(crate) fn take(edge: &Arc<Edge>, source: IpAddr) -> Result<Option<Self>, Closed> {
+        let mut gate = edge.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        if gate.is_off() {
+            return Ok(None);
+        }
+        gate.enter(source, now())?;
+        let edge = Arc::clone(edge);
+        Ok(Some(Self { edge, source }))
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let gate = self.edge.gate.lock();
+        gate.unwrap_or_else(PoisonError::into_inner)
+            .leave(self.source);
+    }
+}
+
 impl Edge {
+    /// Says whose a token is, if it counts and its user was not revoked since. Cancel safe.
+    ///
+    /// # Errors
+    /// Why it does not count.
+    pub(crate) async fn judge(&self, token: &str) -> Result<Principal, Denied> {
+        let principal = self.authorizer.authorize(token, self.clock.now()).await?;
+        if self.is_revoked(&principal.user_id, principal.issued_at) {
+            return Err(Denied::Revoked);
+        }
+        Ok(principal)
+    }
+
+    /// Whether a token of that user, issued then, was revoked, as far as the log was read.
+    pub(crate) fn is_revoked(&self, user: &UserId, issued_at: Option<Millis>) -> bool {
+        let revocations = self.revocations.read();
+        let revocations = revocations.unwrap_or_else(PoisonError::into_inner);
+        revocations.refuse(user, issued_at, self.clock.now())
+    }
+
+    /// When a token that ends then counts no more, leeway included.
+    pub(crate) fn expiry(&self, at: Option<Millis>) -> Expiry {
+        let left = at.map(|at| (at + self.config.auth.leeway).since(self.clock.now()));
+        Expiry {
+            at,
+            deadline: left.and_then(|left| now().checked_add(left)),
+        }
+    }
+
     /// The right to hold sockets, if there is one now.
     pub(crate) fn tenure(&self) -> Option<Tenure> {
         self.standing.borrow().tenure(now())

@@ -1,6 +1,8 @@
 //! Answers `GET /push`: who may connect, and how the socket begins.
 
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{
@@ -9,14 +11,15 @@ use actix_web::http::header::{
 use actix_web::web::{Data, Payload, Query};
 use actix_web::{FromRequest as _, HttpRequest, HttpResponse};
 use runtime::http::Problem;
-use schemas::Millis;
 use tokio::sync::oneshot;
 
+use crate::admission::address::{client, source};
+use crate::admission::gate::Closed;
 use crate::auth::Refusal;
-use crate::edge::{Edge, now};
+use crate::edge::{Denied, Edge, Permit, now};
 use crate::guard::Guard;
 use crate::opening::{Candidate, Refused, open};
-use crate::session::Session;
+use crate::session::{Identity, Session};
 use crate::{connection, socket};
 
 /// The subprotocol that sumu speaks.
@@ -44,7 +47,10 @@ pub(crate) async fn connect(
             return Err(problem.into());
         }
     };
-    let expires = deadline(&edge, candidate.principal.expires_at);
+    let (user_id, expires_at) = {
+        let principal = &candidate.principal;
+        (principal.user_id.clone(), principal.expires_at)
+    };
     let began = now();
     let (tell, told) = oneshot::channel();
     {
@@ -63,12 +69,12 @@ pub(crate) async fn connect(
     };
     edge.instruments.handshake("opened");
     edge.instruments.opening((now() - began).as_secs_f64());
-    let session = Session::new(
-        Arc::clone(&edge.rules),
-        opened.connection.row().connection_id.clone(),
-        expires,
-        now(),
-    );
+    let identity = Identity {
+        user_id,
+        connection_id: opened.connection.row().connection_id.clone(),
+        expiry: edge.expiry(expires_at),
+    };
+    let session = Session::new(Arc::clone(&edge.rules), identity, now());
     let (reader, writer) = socket::actix(socket, messages, max);
     actix_web::rt::spawn(connection::run(edge, reader, writer, opened, session));
     Ok(answer)
@@ -81,7 +87,7 @@ async fn guarded(request: &HttpRequest, body: Payload, max: usize) -> actix_web:
 }
 
 /// Who asks, if they may.
-async fn candidate(request: &HttpRequest, edge: &Edge) -> Result<Candidate, Problem> {
+async fn candidate(request: &HttpRequest, edge: &Arc<Edge>) -> Result<Candidate, Problem> {
     let headers = request.headers();
     let origins = &edge.config.origins;
     if let Some(origin) = headers.get(ORIGIN)
@@ -91,22 +97,68 @@ async fn candidate(request: &HttpRequest, edge: &Edge) -> Result<Candidate, Prob
         let problem = Problem::new(StatusCode::FORBIDDEN, "origin_forbidden");
         return Err(problem.detail("pages of this origin may not connect"));
     }
+    let address = address(request, edge);
+    // Before the token, whose check costs more.
+    let permit = match address {
+        Some(address) => {
+            Permit::take(edge, source(address)).map_err(|closed| busy(edge, closed))?
+        }
+        None => None,
+    };
     let token = token(headers, request.query_string());
     let principal = match token {
-        Some(token) => edge.authorizer.authorize(&token, edge.clock.now()).await,
-        None => Err(Refusal::TokenMissing),
+        Some(token) => edge.judge(&token).await,
+        None => Err(Refusal::TokenMissing.into()),
     };
-    let principal = principal.map_err(|refusal| unauthorized(edge, refusal))?;
+    let principal = principal.map_err(|denied| unauthorized(edge, denied))?;
     let user_agent = headers
         .get(USER_AGENT)
         .map(|agent| shortened(&String::from_utf8_lossy(agent.as_bytes())));
     Ok(Candidate {
         principal,
-        source_ip: request
-            .peer_addr()
-            .map_or_else(String::new, |peer| peer.ip().to_string()),
+        source_ip: address.map_or_else(String::new, |address| address.to_string()),
         user_agent,
+        permit,
     })
+}
+
+/// The client's address, behind the proxies that are trusted.
+fn address(request: &HttpRequest, edge: &Edge) -> Option<IpAddr> {
+    let peer = request.peer_addr()?.ip();
+    let header = edge.config.forwarded_header;
+    let lines: Vec<&str> = request
+        .headers()
+        .get_all(header.name())
+        // What is no text cannot be read: it ends the search as such.
+        .map(|line| line.to_str().unwrap_or("?"))
+        .collect();
+    let trusted = &edge.config.trusted_proxies;
+    Some(client(peer, lines.into_iter(), header, trusted))
+}
+
+/// What an address is told that holds or tries too much.
+fn busy(edge: &Edge, closed: Closed) -> Problem {
+    let (problem, wait) = match closed {
+        Closed::Full => (
+            Problem::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too_many_connections_of_address",
+            )
+            .detail("this address holds as many connections as it may"),
+            edge.config.limits.retry_after,
+        ),
+        Closed::TooOften(wait) => (
+            Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_attempts")
+                .detail("this address tries to connect too often"),
+            wait,
+        ),
+    };
+    problem.retry_after(seconds(wait))
+}
+
+/// Whole seconds, rounded up.
+const fn seconds(span: Duration) -> u64 {
+    span.as_secs() + if span.subsec_nanos() > 0 { 1 } else { 0 }
 }
 
 /// The token: from the header that programs set, the subprotocol or the query that browsers can.
@@ -143,33 +195,24 @@ fn shortened(agent: &str) -> String {
     agent.get(..end).unwrap_or_default().to_owned()
 }
 
-/// When the token counts no more, on the monotonic clock, leeway included.
-fn deadline(edge: &Edge, expires_at: Option<Millis>) -> Option<std::time::Instant> {
-    let end = expires_at? + edge.config.auth.leeway;
-    now().checked_add(end.since(edge.clock.now()))
-}
-
 /// Why a token does not count. It may, later, if only its issuer could not be asked for keys.
-fn unauthorized(edge: &Edge, refusal: Refusal) -> Problem {
-    let problem = match refusal {
-        Refusal::KeysUnavailable => Problem::new(StatusCode::SERVICE_UNAVAILABLE, refusal.code())
-            .retry_after(retry_after(edge)),
-        _ => Problem::new(StatusCode::UNAUTHORIZED, refusal.code()),
-    };
-    problem.detail(refusal.to_string())
-}
-
-fn retry_after(edge: &Edge) -> u64 {
-    let wait = edge.config.limits.retry_after;
-    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+fn unauthorized(edge: &Edge, denied: Denied) -> Problem {
+    let problem = Problem::new(denied.status(), denied.code()).detail(denied.to_string());
+    if denied.status() == StatusCode::SERVICE_UNAVAILABLE {
+        return problem.retry_after(seconds(edge.config.limits.retry_after));
+    }
+    problem
 }
 
 fn problem(edge: &Edge, refused: Refused) -> Problem {
     let status = match refused {
         Refused::UserFull => StatusCode::TOO_MANY_REQUESTS,
+        Refused::Revoked => StatusCode::UNAUTHORIZED,
         _ => StatusCode::SERVICE_UNAVAILABLE,
     };
-    Problem::new(status, refused.code())
-        .detail(refused.to_string())
-        .retry_after(retry_after(edge))
+    let problem = Problem::new(status, refused.code()).detail(refused.to_string());
+    match refused {
+        Refused::Revoked => problem,
+        _ => problem.retry_after(seconds(edge.config.limits.retry_after)),
+    }
 }

@@ -28,6 +28,9 @@ pub enum Refused {
     /// At the user's limit.
     #[error("this user holds as many connections as they may")]
     UserFull,
+    /// The token was revoked while the connection opened.
+    #[error("the user's tokens of that time were revoked")]
+    Revoked,
     /// `opened` could not be logged.
     #[error("the log is unavailable")]
     Log,
@@ -45,6 +48,7 @@ impl Refused {
             Self::Draining => "edge_draining",
             Self::Full => "too_many_connections",
             Self::UserFull => "too_many_connections_of_user",
+            Self::Revoked => "token_revoked",
             Self::Log => "log_unavailable",
             Self::Store => "store_unavailable",
         }
@@ -80,6 +84,8 @@ pub enum Progress {
     Stored {
         /// Whether it has the row.
         ok: bool,
+        /// Whether the token was revoked meanwhile.
+        revoked: bool,
         /// The tenure, if it is still that epoch's.
         tenure: Option<Tenure>,
     },
@@ -122,6 +128,7 @@ impl Opening {
                 refuse(Refused::Log, matches!(error, AppendError::Unknown { .. }))
             }
             Progress::Stored { ok: false, .. } => refuse(Refused::Store, true),
+            Progress::Stored { revoked: true, .. } => refuse(Refused::Revoked, true),
             Progress::Stored { tenure, .. } => match admission(tenure) {
                 Ok(_) => Step::Admit,
                 Err(why) => refuse(why, true),
@@ -203,7 +210,16 @@ mod tests {
         let opening = Opening::new(Millis(1_000));
         let unknown = AppendError::Unknown { reason: "?".into() };
         let refuse = |why, logged| Step::Refuse { why, logged };
-        let stored = |ok, tenure| Progress::Stored { ok, tenure };
+        let stored = |ok, tenure| Progress::Stored {
+            ok,
+            revoked: false,
+            tenure,
+        };
+        let revoked = Progress::Stored {
+            ok: true,
+            revoked: true,
+            tenure: Some(tenure(false)),
+        };
         for (progress, step) in [
             (Progress::Registered, Step::Append),
             (
@@ -223,6 +239,7 @@ mod tests {
                 stored(false, Some(tenure(false))),
                 refuse(Refused::Store, true),
             ),
+            (revoked, refuse(Refused::Revoked, true)),
             (stored(true, None), refuse(Refused::NoLease, true)),
             (
                 stored(true, Some(tenure(true))),

@@ -6,12 +6,14 @@
 //!   pusher ─POST /internal/push─▶ push ─▶ applied ─▶ registry ─mailbox─▶ connection (THE loop) ◀─▶ session (pure)
 //!                                                                │  send, publish ─▶ log ─▶ ack
 //!   edges topic ◀─▶ lifecycle ◀─▶ lease (pure) ─ standing ─▶ everything above
+//!   revocations topic ─▶ revoke ─▶ revocations (pure): who may neither enter nor stay
 //!   application ─▶ api: POST /v1/notifications ─▶ log,  GET /v1/presence ─▶ store
 //! ```
 //!
 //! Only this crate speaks WebSocket. Every decision about a socket is the session's, every decision
 //! about the right to hold sockets is the lease's; neither does I/O or reads a clock.
 
+pub mod admission;
 mod api;
 pub mod applied;
 pub mod auth;
@@ -27,6 +29,8 @@ mod lifecycle;
 mod opening;
 mod push;
 pub mod registry;
+mod revocations;
+mod revoke;
 mod server;
 pub mod session;
 mod socket;
@@ -34,7 +38,8 @@ mod telemetry;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
 
 use eventlog::{Edges, Log, LogError};
 use runtime::http::Endpoints;
@@ -43,17 +48,20 @@ use schemas::topics::Layout;
 use schemas::{EdgeId, Epoch, Topics};
 use store::ConnectionStore;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use auth::{Authorizer, Verifier};
 pub use config::Config;
 
+use crate::admission::bucket::Rate;
+use crate::admission::gate::{self, Gate};
 use crate::edge::Edge;
 use crate::lease::Standing;
 use crate::lifecycle::Lifecycle;
 use crate::registry::{MailboxLimits, Registry};
+use crate::revocations::Revocations;
 use crate::server::Servers;
 use crate::session::{Route, Rules};
 
@@ -104,6 +112,9 @@ pub enum Error {
     /// The edges topic is not followed any more.
     #[error("the edges topic is not followed any more")]
     Edges,
+    /// The revocations topic cannot be followed: nobody can say who may stay.
+    #[error("the revocations cannot be followed")]
+    Revocations(#[source] LogError),
 }
 
 /// An edge whose listeners are bound.
@@ -149,12 +160,18 @@ impl Node {
             store: deps.store,
             authorizer: Arc::new(Verifier::new(config.auth.clone()).map_err(Error::Config)?),
             push_secret: deps.push_secret,
+            peers: peers(limits)?,
             push_url,
             registry: Registry::new(MailboxLimits {
                 frames: limits.max_queued_frames,
                 bytes: limits.max_queued_bytes,
                 patience: limits.push_patience,
             }),
+            revocations: RwLock::new(Revocations::new(
+                limits.max_revocations,
+                deps.log.config().revocation_retention,
+            )),
+            gate: Mutex::new(Gate::new(gate_limits(limits))),
             applied: applied::Applied::new(limits.max_applied_partitions),
             rules: Arc::new(rules(&config, &deps.log, deps.timings)),
             instruments: telemetry::Instruments::new(),
@@ -205,8 +222,19 @@ impl Node {
         } = self;
         let edge = Arc::clone(&lifecycle.edge);
         let mut running = servers.run(&edge, &endpoints)?;
+        let following = endpoints.health.component("revocations");
+        let (caught_up, read) = oneshot::channel();
+        let life = async {
+            // No right to hold sockets before it is known who may not have one.
+            let read = shutdown.run_until_cancelled(read).await;
+            match read {
+                Some(_) => lifecycle.run(shutdown.clone()).await,
+                None => Ok(()),
+            }
+        };
         let outcome = tokio::select! {
-            outcome = lifecycle.run(shutdown) => outcome,
+            outcome = life => outcome,
+            error = revoke::follow(&edge, &following, caught_up) => Err(Error::Revocations(error)),
             error = running.broken() => Err(error),
         };
         running.stop().await;
@@ -229,6 +257,29 @@ impl Node {
 /// As [`Node::bind`] and [`Node::run`].
 pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> Result<(), Error> {
     Node::bind(config, deps)?.run(shutdown).await
+}
+
+/// Other edges over HTTP; no proxies, no redirects.
+fn peers(limits: &config::Limits) -> Result<reqwest::Client, Error> {
+    reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(limits.forward_timeout)
+        .build()
+        .map_err(|error| Error::Config(vec![format!("the client for other edges: {error}")]))
+}
+
+fn gate_limits(limits: &config::Limits) -> gate::Limits {
+    let sockets = limits.max_connections_per_address;
+    gate::Limits {
+        sockets: (sockets > 0).then_some(sockets),
+        rate: Rate::new(
+            limits.connects_per_minute,
+            Duration::from_mins(1),
+            limits.connect_burst,
+        ),
+        remembered: limits.max_addresses,
+    }
 }
 
 fn edge_id(config: &Config) -> Result<EdgeId, Error> {
@@ -283,6 +334,11 @@ fn rules(config: &Config, log: &Log, timings: Timings) -> Rules {
         max_in_flight: limits.max_in_flight,
         max_unsent_answers: limits.max_unsent_answers,
         max_id_bytes: limits.max_id_bytes,
+        frame_rate: Rate::new(
+            limits.frames_per_second,
+            Duration::from_secs(1),
+            limits.frame_burst,
+        ),
     }
 }
 

@@ -11,16 +11,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use schemas::connections::Closed;
-use schemas::{ConnectionEvent, ConnectionId, ConnectionRow};
+use schemas::{CloseCode, ConnectionEvent, ConnectionId, ConnectionRow, Millis};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::sleep;
 
 use crate::auth::Principal;
-use crate::edge::{Edge, now};
+use crate::edge::{Edge, Permit, now};
 pub(crate) use crate::journal::Refused;
 use crate::journal::{self, After, Opening, Progress, Report, Step};
 use crate::registry::Inbox;
-use crate::session::Ending;
+use crate::session::{Answer, Ending};
 
 /// The wait before an event is appended anew.
 const RETRY: Duration = Duration::from_millis(200);
@@ -31,6 +31,8 @@ pub(crate) struct Candidate {
     pub(crate) principal: Principal,
     pub(crate) source_ip: String,
     pub(crate) user_agent: Option<String>,
+    /// Its share of what its address may hold.
+    pub(crate) permit: Option<Permit>,
 }
 
 /// A connection that is in the log, in the store and in the registry.
@@ -50,13 +52,16 @@ pub(crate) async fn open(edge: &Arc<Edge>, candidate: Candidate) -> Result<Opene
         .try_acquire_owned()
         .map_err(|_full| Refused::Full)?;
     let connection_id = ConnectionId::new(&edge.id, tenure.epoch, rand::random());
+    let opened_at = edge.clock.now();
+    let issued_at = candidate.principal.issued_at;
+    let since = issued_at.map_or(Millis(i64::MIN), |issued_at| issued_at.min(opened_at));
     let row = ConnectionRow {
         user_id: candidate.principal.user_id,
         connection_id,
         edge_id: edge.id.clone(),
         epoch: tenure.epoch,
         lease_until: tenure.lease_until,
-        opened_at: edge.clock.now(),
+        opened_at,
         expires_at: candidate.principal.expires_at,
         source_ip: candidate.source_ip,
         user_agent: candidate.user_agent,
@@ -65,10 +70,10 @@ pub(crate) async fn open(edge: &Arc<Edge>, candidate: Candidate) -> Result<Opene
     let max = edge.config.limits.max_connections_per_user;
     let inbox = edge
         .registry
-        .register(&row.user_id, &row.connection_id, max)
+        .register(&row.user_id, &row.connection_id, since, max)
         .ok_or(Refused::UserFull)?;
     // From here on, dropping the connection has `closed` appended.
-    let connection = Connection::new(Arc::clone(edge), row, slot);
+    let connection = Connection::new(Arc::clone(edge), row, slot, candidate.permit);
     let event = ConnectionEvent::Opened(connection.row().clone());
 
     let opening = Opening::new(connection.row().lease_until);
@@ -92,18 +97,29 @@ pub(crate) async fn open(edge: &Arc<Edge>, candidate: Candidate) -> Result<Opene
                 }
                 Progress::Stored {
                     ok: stored.is_ok(),
+                    revoked: is_revoked(edge, connection.row(), &inbox, issued_at),
                     tenure: edge.tenure_of(tenure.epoch),
                 }
             }
             Step::Admit => return Ok(Opened { connection, inbox }),
             Step::Refuse { why, logged } => {
-                if !logged {
-                    connection.forget();
+                match why {
+                    Refused::Revoked => connection.end(Ending::by_edge(CloseCode::REVOKED)),
+                    _ if !logged => connection.forget(),
+                    // Dropped: `closed` follows.
+                    _ => {}
                 }
                 return Err(why);
             }
         };
     }
+}
+
+/// Whether a revocation was read since the token was judged: before the registration, then it is among
+/// those that are remembered; or after it, then it has marked the mailbox.
+fn is_revoked(edge: &Edge, row: &ConnectionRow, inbox: &Inbox, issued_at: Option<Millis>) -> bool {
+    inbox.mailbox().closing() == Some(CloseCode::REVOKED)
+        || edge.is_revoked(&row.user_id, issued_at)
 }
 
 /// A connection that is, or may be, in the log. Dropped without [`Connection::end`], it counts as
@@ -116,17 +132,25 @@ struct Inner {
     edge: Arc<Edge>,
     row: ConnectionRow,
     slot: OwnedSemaphorePermit,
+    /// Given back when the socket is gone.
+    permit: Option<Permit>,
     /// Whether it has ended. Held while an event is queued, so that none follows its `closed`.
     ended: Arc<Mutex<bool>>,
 }
 
 impl Connection {
-    fn new(edge: Arc<Edge>, row: ConnectionRow, slot: OwnedSemaphorePermit) -> Self {
+    fn new(
+        edge: Arc<Edge>,
+        row: ConnectionRow,
+        slot: OwnedSemaphorePermit,
+        permit: Option<Permit>,
+    ) -> Self {
         edge.instruments.connections(1);
         Self(Some(Inner {
             edge,
             row,
             slot,
+            permit,
             ended: Arc::default(),
         }))
     }
@@ -138,13 +162,30 @@ impl Connection {
     }
 
     /// Appends `refreshed`, in the background.
-    pub(crate) fn refresh(&self) {
+    pub(crate) fn refresh(&self, expires_at: Option<Millis>) {
         if let Some(inner) = &self.0 {
-            let (edge, row) = (Arc::clone(&inner.edge), inner.row.clone());
+            let (edge, row) = (Arc::clone(&inner.edge), inner.expiring(expires_at));
             let ended = Arc::clone(&inner.ended);
             inner
                 .edge
                 .spawn(async move { refresh(&edge, row, &ended).await });
+        }
+    }
+
+    /// Appends `refreshed` once, with the expiry of a new token, and answers what the log said.
+    pub(crate) fn renew(
+        &self,
+        expires_at: Option<Millis>,
+    ) -> impl Future<Output = Answer> + Send + use<> {
+        let renewal = self.0.as_ref().map(|inner| {
+            let row = inner.expiring(expires_at);
+            renew(Arc::clone(&inner.edge), row, Arc::clone(&inner.ended))
+        });
+        async move {
+            match renewal {
+                Some(renewal) => renewal.await,
+                None => Answer::Unavailable,
+            }
         }
     }
 
@@ -161,10 +202,11 @@ impl Connection {
     }
 
     fn finish(&mut self, ending: Ending) {
-        if let Some(inner) = self.0.take() {
+        if let Some(mut inner) = self.0.take() {
             // A drain that finds the registry empty waits for the tasks: there is one from here on.
             let _until_spawned = inner.edge.tasks.token();
             inner.leave();
+            drop(inner.permit.take());
             *inner.ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
             inner.edge.instruments.closed(ending.code);
             let edge = Arc::clone(&inner.edge);
@@ -180,12 +222,53 @@ impl Drop for Connection {
 }
 
 impl Inner {
+    /// The row, with another expiry.
+    fn expiring(&self, expires_at: Option<Millis>) -> ConnectionRow {
+        let mut row = self.row.clone();
+        row.expires_at = expires_at;
+        row
+    }
+
     fn leave(&self) {
         self.edge
             .registry
             .unregister(&self.row.user_id, &self.row.connection_id);
         self.edge.instruments.connections(-1);
     }
+}
+
+/// Appends `refreshed` for a client that waits for it.
+async fn renew(edge: Arc<Edge>, mut row: ConnectionRow, ended: Arc<Mutex<bool>>) -> Answer {
+    let mut report = Report::new(edge.timings.lease, now());
+    let Some(lease_until) = report.attempt(edge.life_of(row.epoch)) else {
+        return Answer::Unavailable;
+    };
+    row.lease_until = lease_until;
+    let event = ConnectionEvent::Refreshed(row);
+    let append = {
+        let ended = ended.lock().unwrap_or_else(PoisonError::into_inner);
+        if *ended {
+            return Answer::Unavailable;
+        }
+        edge.append_event(&event)
+    };
+    let appended = match append {
+        Ok(append) => append.await,
+        Err(error) => Err(error),
+    };
+    let appended = match appended {
+        Ok(appended) => appended,
+        Err(error) => return Answer::of(&error),
+    };
+    // One that came too late every fold ignores.
+    let After::Logged(at) = report.answered(now(), Some(appended.append_time)) else {
+        return Answer::Unavailable;
+    };
+    if let Err(error) = edge.store_event(&event, at).await {
+        // The presence processor writes the same.
+        tracing::warn!(%error, "a refreshed connection was not stored");
+    }
+    Answer::Logged(appended.position)
 }
 
 /// Appends `refreshed` until it is logged, the connection ends, or the epoch does.

@@ -41,16 +41,26 @@ pub(crate) async fn receive(
 
 /// Whether it comes from a pusher. Asked before the body is read, so that nobody else gets memory.
 fn entitled(request: &HttpRequest, edge: &Edge) -> Result<(), Problem> {
-    let header = |name| request.headers().get(name);
-    let secret = header(push::SECRET_HEADER).map_or(&b""[..], |given| given.as_bytes());
-    if !edge.push_secret.matches(secret) {
-        return Err(Problem::new(StatusCode::UNAUTHORIZED, "wrong_push_secret"));
-    }
-    if header(CONTENT_TYPE.as_str()).is_none_or(|given| given != push::CONTENT_TYPE) {
+    knows_secret(request, edge)?;
+    let content_type = request.headers().get(CONTENT_TYPE);
+    if content_type.is_none_or(|given| given != push::CONTENT_TYPE) {
         let problem = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unknown_content_type");
         return Err(problem.detail(format!("send {}", push::CONTENT_TYPE)));
     }
     Ok(())
+}
+
+/// Whether it comes from one of sumu's own processes.
+pub(crate) fn knows_secret(request: &HttpRequest, edge: &Edge) -> Result<(), Problem> {
+    let given = request.headers().get(push::SECRET_HEADER);
+    if edge
+        .push_secret
+        .matches(given.map_or(&b""[..], |given| given.as_bytes()))
+    {
+        Ok(())
+    } else {
+        Err(Problem::new(StatusCode::UNAUTHORIZED, "wrong_push_secret"))
+    }
 }
 
 /// Applies a batch, giving crowded sockets time. What is not applied when time is up the pusher

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytestring::ByteString;
 use schemas::push::Target;
-use schemas::{CloseCode, ConnectionId, UserId};
+use schemas::{CloseCode, ConnectionId, Millis, UserId};
 use tokio::sync::{Notify, mpsc};
 
 /// Every socket of this edge. Cheap to share behind an `Arc`.
@@ -47,6 +47,8 @@ struct Shard {
 pub struct Mailbox {
     user_id: UserId,
     connection_id: ConnectionId,
+    /// Since when its user has it, or the token that it was opened with: whichever is earlier.
+    since: Millis,
     frames: mpsc::Sender<ByteString>,
     queued_bytes: AtomicUsize,
     limits: MailboxLimits,
@@ -78,7 +80,7 @@ pub struct Delivered {
 impl Mailbox {
     /// Queues a frame, or decides that the socket is too slow. Never waits.
     fn deliver(self: &Arc<Self>, frame: &ByteString, delivered: &mut Delivered) {
-        if self.closing.load(Ordering::Acquire) != 0 {
+        if self.closing().is_some() {
             return;
         }
         let before = self.queued_bytes.fetch_add(frame.len(), Ordering::AcqRel);
@@ -100,7 +102,7 @@ impl Mailbox {
     /// Whether it is more than half full and may still be waited for.
     pub fn needs_time(&self) -> bool {
         let waited = Duration::from_micros(self.waited.load(Ordering::Relaxed));
-        let gone = || self.frames.is_closed() || self.closing.load(Ordering::Acquire) != 0;
+        let gone = || self.frames.is_closed() || self.closing().is_some();
         self.is_crowded() && waited < self.limits.patience && !gone()
     }
 
@@ -200,17 +202,20 @@ impl Registry {
         self.len() == 0
     }
 
-    /// Adds a socket, unless its user has `max_per_user` of them. From now on pushes find it.
+    /// Adds a socket, unless its user has `max_per_user` of them. From now on pushes and revocations
+    /// find it. `since` is when it was opened or when its token was issued, whichever is earlier.
     pub fn register(
         &self,
         user_id: &UserId,
         connection_id: &ConnectionId,
+        since: Millis,
         max_per_user: usize,
     ) -> Option<Inbox> {
         let (sender, frames) = mpsc::channel(self.limits.frames);
         let mailbox = Arc::new(Mailbox {
             user_id: user_id.clone(),
             connection_id: connection_id.clone(),
+            since,
             frames: sender,
             queued_bytes: AtomicUsize::new(0),
             limits: self.limits,
@@ -289,6 +294,25 @@ impl Registry {
         delivered
     }
 
+    /// Closes the sockets of a user whose tokens issued before that moment count no more.
+    pub fn revoke(&self, user_id: &UserId, not_before: Millis) {
+        let shard = self.read(user_id.as_str());
+        let mailboxes = shard.users.get(user_id).into_iter().flatten();
+        for mailbox in mailboxes.filter(|mailbox| mailbox.since < not_before) {
+            mailbox.close(CloseCode::REVOKED);
+        }
+    }
+
+    /// Closes a socket, if it is here.
+    pub fn close(&self, connection_id: &ConnectionId, code: CloseCode) -> bool {
+        let shard = self.read(connection_id.as_str());
+        let mailbox = shard.connections.get(connection_id);
+        if let Some(mailbox) = mailbox {
+            mailbox.close(code);
+        }
+        mailbox.is_some()
+    }
+
     /// Every socket there is now, in no order.
     pub fn mailboxes(&self) -> Vec<Arc<Mailbox>> {
         let shards = self.shards.iter();
@@ -345,7 +369,7 @@ mod tests {
     }
 
     fn join(registry: &Registry, name: &str, number: u64) -> Inbox {
-        let inbox = registry.register(&user(name), &connection(number), 10);
+        let inbox = registry.register(&user(name), &connection(number), Millis(10), 10);
         inbox.unwrap()
     }
 
@@ -417,12 +441,38 @@ mod tests {
         assert_eq!(registry.deliver(&everybody, &half).overflowed, 1);
     }
 
+    #[tokio::test]
+    async fn who_is_revoked_is_closed_unless_they_came_later() {
+        let registry = registry();
+        let old = [join(&registry, "a", 1), join(&registry, "a", 2)];
+        let other = join(&registry, "b", 3);
+        let new = registry.register(&user("a"), &connection(4), Millis(20), 10);
+        registry.revoke(&user("a"), Millis(20));
+        for inbox in &old {
+            assert_eq!(inbox.mailbox().close_asked().await, CloseCode::REVOKED);
+        }
+        for inbox in [&other, &new.unwrap()] {
+            assert_eq!(inbox.mailbox().closing(), None);
+        }
+        assert!(registry.close(&connection(3), CloseCode::DISCONNECTED));
+        assert_eq!(other.mailbox().closing(), Some(CloseCode::DISCONNECTED));
+        assert!(!registry.close(&connection(9), CloseCode::DISCONNECTED));
+    }
+
     #[test]
     fn a_user_holds_so_many_and_what_leaves_is_forgotten() {
         let registry = registry();
         let alice = user("a");
-        assert!(registry.register(&alice, &connection(1), 1).is_some());
-        assert!(registry.register(&alice, &connection(2), 1).is_none());
+        assert!(
+            registry
+                .register(&alice, &connection(1), Millis(10), 1)
+                .is_some()
+        );
+        assert!(
+            registry
+                .register(&alice, &connection(2), Millis(10), 1)
+                .is_none()
+        );
         assert_eq!(registry.len(), 1);
         registry.unregister(&alice, &connection(2));
         assert_eq!(registry.len(), 1);

@@ -219,6 +219,18 @@ fn admin(app: &mut ServiceConfig, endpoints: &Endpoints, edge: &Edge) {
             .route(web::post().to(api::notifications::notify)),
     )
     .route("/v1/presence", web::get().to(api::presence::presence))
+    .route(
+        "/v1/users/{user_id}/connections",
+        web::delete().to(api::revocation::revoke),
+    )
+    .route(
+        "/v1/connections/{connection_id}",
+        web::delete().to(api::disconnect::disconnect),
+    )
+    .route(
+        &format!("{}/{{connection_id}}", api::disconnect::INTERNAL_PATH),
+        web::delete().to(api::disconnect::disconnect_here),
+    )
     .service(
         web::resource(PUSH_PATH)
             .app_data(PayloadConfig::new(limits.max_push_bytes))

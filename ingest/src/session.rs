@@ -4,28 +4,22 @@
 //! the socket that is not an output, and every text frame of the client is answered exactly once:
 //! by a pong, an ack or an error.
 
+mod ending;
+mod protocol;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use bytestring::ByteString;
+use runtime::Secret;
 use schemas::frames::{ClientFrame, Outcome, ServerFrame};
-use schemas::{CloseCode, ConnectionId, Position};
+use schemas::{CloseCode, ConnectionId, UserId};
 use serde_json::value::RawValue;
 
-/// Where an action's messages go.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Route {
-    /// The action.
-    pub action: String,
-    /// The topic's full name.
-    pub topic: Arc<str>,
-    /// `ce_type` of its records.
-    pub ce_type: String,
-    /// SUMU's `source` of its records.
-    pub source: String,
-}
+use crate::admission::bucket::{Bucket, Rate};
+pub use ending::{CloseFrame, Ending};
+pub use protocol::{Answer, Expiry, Input, Loss, Output, Route, Verdict};
 
 /// What every session of an edge goes by.
 #[derive(Debug)]
@@ -48,174 +42,37 @@ pub struct Rules {
     pub max_unsent_answers: usize,
     /// The longest `id` of a frame.
     pub max_id_bytes: usize,
+    /// Frames that one client may send; no limit without one.
+    pub frame_rate: Option<Rate>,
 }
 
-/// Something that happened.
-#[derive(Debug)]
-pub enum Input {
-    /// The client sent a text message.
-    Text(ByteString),
-    /// The client sent a binary message.
-    Binary,
-    /// The client sent a ping.
-    Ping(Bytes),
-    /// The client sent a pong.
-    Pong,
-    /// The client sent a close frame, with this code.
-    ClientClosed(Option<u16>),
-    /// No more can be read.
-    Lost(Loss),
-    /// The log answered an [`Output::Append`].
-    Answered {
-        /// Its number.
-        request: u64,
-        /// What the log said.
-        answer: Answer,
-    },
-    /// A frame could not be handed to the socket at once.
-    Stalled,
-    /// What was stalled went through.
-    Flowing,
-    /// An answer (an [`Output::Send`] or [`Output::Pong`]) went to the socket.
-    AnswerSent,
-    /// The edge wants the connection closed: drain, lost lease, full queue, …
-    Command(CloseCode),
-    /// [`Session::deadline`] has come.
-    Timer,
-}
-
-/// Why no more can be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Loss {
-    /// A message was over the limit.
-    TooBig,
-    /// A text message was not UTF-8.
-    NotUtf8,
-    /// The client broke the protocol.
-    Protocol,
-    /// The transport ended without a close frame.
-    Dropped,
-}
-
-/// What the log answered to a message.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// It stands there.
-    Logged(Position),
-    /// The log will never take it.
-    Refused,
-    /// It is not in the log; it may be later, if sent again.
-    Unavailable,
-    /// It may or may not be in the log.
-    Unknown,
-}
-
-/// Something to do.
-#[derive(Debug, PartialEq)]
-pub enum Output {
-    /// Send a text frame.
-    Send(ByteString),
-    /// Send a ping.
-    Ping,
-    /// Send a pong.
-    Pong(Bytes),
-    /// Append a message and answer with [`Input::Answered`].
-    Append {
-        /// Its number.
-        request: u64,
-        /// Where to.
-        route: Arc<Route>,
-        /// The client's bytes.
-        message: Bytes,
-    },
-    /// Say in the log that the connection is still open.
-    Refresh,
-    /// The session is over: say so to the client, if there is a code for it, and log it.
-    End(Ending),
-}
-
-/// How a session ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ending {
-    /// For the log.
-    pub code: CloseCode,
-    /// Whether the user meant to leave.
-    pub clean: bool,
-    /// The close frame to send: none if there is nobody to read it, or an empty one.
-    pub frame: CloseFrame,
-}
-
-/// The close frame that ends a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CloseFrame {
-    /// None.
-    Silent,
-    /// One without a code, echoing the client's.
-    Empty,
-    /// One with that code.
-    Code(CloseCode),
-}
-
-impl Ending {
-    /// The connection is gone without a close frame.
-    pub const DROPPED: Self = Self {
-        code: CloseCode::DROPPED,
-        clean: false,
-        frame: CloseFrame::Silent,
-    };
-
-    /// Ended by the edge.
-    const fn by_edge(code: CloseCode) -> Self {
-        Self {
-            code,
-            clean: false,
-            frame: CloseFrame::Code(code),
-        }
-    }
-
-    /// Ended by the client's close frame. Its code is what the client says, not more: one that only
-    /// an edge sends is taken for "going away", and one that may not be sent at all is an error.
-    fn by_client(code: Option<u16>) -> Self {
-        let Some(code) = code else {
-            return Self {
-                code: CloseCode::NO_CODE,
-                clean: true,
-                frame: CloseFrame::Empty,
-            };
-        };
-        let ours = CloseCode::TABLE.iter().any(|row| row.code.0 == code);
-        let said = CloseCode(code);
-        match code {
-            // RFC 6455 §7.4.1 and §7.4.2.
-            0..=999 | 1004..=1006 | 1015..=2999 | 5000.. => {
-                Self::by_edge(CloseCode::PROTOCOL_ERROR)
-            }
-            1012 | 3000.. if ours => Self {
-                code: CloseCode::GOING_AWAY,
-                clean: false,
-                frame: CloseFrame::Code(said),
-            },
-            _ => Self {
-                code: said,
-                clean: said == CloseCode::NORMAL,
-                frame: CloseFrame::Code(said),
-            },
-        }
-    }
+/// Whose connection a session serves, and until when.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The user, whose new tokens it takes.
+    pub user_id: UserId,
+    /// The connection.
+    pub connection_id: ConnectionId,
+    /// When its token ends.
+    pub expiry: Expiry,
 }
 
 /// One socket's state.
 #[derive(Debug)]
 pub struct Session {
     rules: Arc<Rules>,
+    user_id: UserId,
     connection_id: ConnectionId,
-    /// When its token counts no more, leeway included.
-    expires: Option<Instant>,
+    /// When its token counts no more.
+    expiry: Expiry,
+    /// What is left of its frame rate.
+    frames: Option<Bucket>,
     last_heard: Instant,
     next_ping: Instant,
     next_refresh: Instant,
     stalled_since: Option<Instant>,
-    /// Messages that wait for the log, by number. Numbers grow, and so do their deadlines.
+    /// What waits for the log, or for a token to be judged, by number. Numbers grow, and so do
+    /// their deadlines.
     in_flight: BTreeMap<u64, InFlight>,
     unsent_answers: usize,
     requests: u64,
@@ -224,22 +81,79 @@ pub struct Session {
 
 #[derive(Debug)]
 struct InFlight {
-    route: Arc<Route>,
+    what: Waiting,
     id: Option<Box<RawValue>>,
     deadline: Instant,
 }
 
+#[derive(Debug)]
+enum Waiting {
+    /// A message on that route, for the log.
+    Message(Arc<Route>),
+    /// A new token, to be judged.
+    Token,
+    /// The expiry of a good new token, for the log.
+    Renewal(Expiry),
+}
+
+impl Waiting {
+    /// The action that asked for it.
+    fn action(&self) -> &str {
+        match self {
+            Self::Message(route) => &route.action,
+            Self::Token | Self::Renewal(_) => "refresh",
+        }
+    }
+}
+
+/// The log has not said in time whether it has it.
+const UNKNOWN: Fault<'static> = Fault {
+    status_code: 504,
+    code: None,
+    message: "the log did not answer in time",
+    outcome: Some(Outcome::Unknown),
+};
+/// Nothing was done about a token.
+const UNCHECKED: Fault<'static> = Fault::coded(
+    503,
+    "token_not_checked",
+    "the token could not be checked in time",
+);
+
+/// Why a frame is not carried out.
+#[derive(Debug)]
+struct Fault<'a> {
+    status_code: u16,
+    code: Option<&'a str>,
+    message: &'a str,
+    outcome: Option<Outcome>,
+}
+
+impl<'a> Fault<'a> {
+    const fn new(status_code: u16, message: &'a str) -> Self {
+        Self {
+            status_code,
+            code: None,
+            message,
+            outcome: None,
+        }
+    }
+
+    const fn coded(status_code: u16, code: &'a str, message: &'a str) -> Self {
+        let mut fault = Self::new(status_code, message);
+        fault.code = Some(code);
+        fault
+    }
+}
+
 impl Session {
     /// A session that begins now.
-    pub fn new(
-        rules: Arc<Rules>,
-        connection_id: ConnectionId,
-        expires: Option<Instant>,
-        now: Instant,
-    ) -> Self {
+    pub fn new(rules: Arc<Rules>, identity: Identity, now: Instant) -> Self {
         Self {
-            connection_id,
-            expires,
+            user_id: identity.user_id,
+            connection_id: identity.connection_id,
+            expiry: identity.expiry,
+            frames: rules.frame_rate.map(|rate| Bucket::full(rate, now)),
             last_heard: now,
             next_ping: now + rules.ping_interval,
             next_refresh: now + rules.refresh_interval,
@@ -263,7 +177,7 @@ impl Session {
     /// When to come back with [`Input::Timer`] if nothing else happens.
     pub fn deadline(&self) -> Instant {
         [
-            self.expires,
+            self.expiry.deadline,
             self.silent_at(),
             self.stalled_since.map(|at| at + self.rules.write_timeout),
             self.in_flight
@@ -282,12 +196,15 @@ impl Session {
             return;
         }
         let could_read = self.wants_input();
+        if input.is_frame() && !self.may_send(now) {
+            return self.end(Ending::by_edge(CloseCode::TOO_FAST_OR_SLOW), out);
+        }
         match input {
             Input::Text(text) => self.text(now, &text, out),
             Input::Binary => {
                 self.last_heard = now;
                 let why = "binary messages are not understood; send JSON text";
-                self.refuse(400, why, None, None, out);
+                self.refuse(&Fault::new(400, why), None, out);
             }
             Input::Ping(payload) => {
                 self.last_heard = now;
@@ -304,6 +221,7 @@ impl Session {
             }
             Input::Lost(Loss::Dropped) => self.end(Ending::DROPPED, out),
             Input::Answered { request, answer } => self.answered(request, &answer, out),
+            Input::Checked { request, verdict } => self.checked(request, verdict, out),
             Input::Stalled => self.stalled_since = self.stalled_since.or(Some(now)),
             Input::Flowing => self.stalled_since = None,
             Input::AnswerSent => self.unsent_answers = self.unsent_answers.saturating_sub(1),
@@ -316,72 +234,151 @@ impl Session {
         }
     }
 
+    /// Takes a frame's share of the frame rate.
+    fn may_send(&mut self, now: Instant) -> bool {
+        match (&mut self.frames, self.rules.frame_rate) {
+            (Some(frames), Some(rate)) => frames.take(rate, now).is_ok(),
+            _ => true,
+        }
+    }
+
     fn text(&mut self, now: Instant, text: &ByteString, out: &mut Vec<Output>) {
         self.last_heard = now;
         let frame = match ClientFrame::decode(text) {
             Ok(frame) => frame,
-            Err(error) => return self.refuse(400, &error.to_string(), None, None, out),
+            Err(error) => return self.refuse(&Fault::new(400, &error.to_string()), None, out),
         };
         if frame
             .id
             .is_some_and(|id| id.get().len() > self.rules.max_id_bytes)
         {
             let why = format!("id is longer than {} bytes", self.rules.max_id_bytes);
-            return self.refuse(400, &why, None, None, out);
+            return self.refuse(&Fault::new(400, &why), None, out);
         }
-        if frame.action == "ping" {
-            let pong = ServerFrame::Pong {
-                status_code: 200,
-                connection_id: &self.connection_id,
-            };
-            return self.answer(Output::Send(pong.encode().into()), out);
+        match frame.action.as_ref() {
+            "ping" => {
+                let pong = ServerFrame::Pong {
+                    status_code: 200,
+                    connection_id: &self.connection_id,
+                };
+                self.answer(Output::Send(pong.encode().into()), out);
+            }
+            "refresh" => self.token(now, &frame, out),
+            action => match self.rules.routes.get(action) {
+                Some(route) => self.message(now, text, &frame, Arc::clone(route), out),
+                None => self.refuse(&Fault::new(400, "unknown action"), frame.id, out),
+            },
         }
-        let Some(route) = self.rules.routes.get(frame.action.as_ref()) else {
-            return self.refuse(400, "unknown action", frame.id, None, out);
-        };
+    }
+
+    fn message(
+        &mut self,
+        now: Instant,
+        text: &ByteString,
+        frame: &ClientFrame<'_>,
+        route: Arc<Route>,
+        out: &mut Vec<Output>,
+    ) {
         let Some(message) = frame.message else {
-            return self.refuse(400, "message is missing", frame.id, None, out);
+            return self.refuse(&Fault::new(400, "message is missing"), frame.id, out);
         };
-        self.requests += 1;
-        let route = Arc::clone(route);
+        let waiting = Waiting::Message(Arc::clone(&route));
         out.push(Output::Append {
-            request: self.requests,
-            route: Arc::clone(&route),
+            request: self.wait(waiting, frame.id, now),
+            route,
             message: text.as_bytes().slice_ref(message.get().as_bytes()),
         });
+    }
+
+    fn token(&mut self, now: Instant, frame: &ClientFrame<'_>, out: &mut Vec<Output>) {
+        let token = frame
+            .token
+            .map(|token| serde_json::from_str::<String>(token.get()));
+        let Some(Ok(token)) = token else {
+            let fault = Fault::coded(400, "token_missing", "token is missing, or not a text");
+            return self.refuse(&fault, frame.id, out);
+        };
+        out.push(Output::Check {
+            request: self.wait(Waiting::Token, frame.id, now),
+            token: Secret::new(token),
+        });
+    }
+
+    fn wait(&mut self, what: Waiting, id: Option<&RawValue>, now: Instant) -> u64 {
+        self.requests += 1;
         let waiting = InFlight {
-            route,
-            id: frame.id.map(ToOwned::to_owned),
+            what,
+            id: id.map(ToOwned::to_owned),
             deadline: now + self.rules.answer_timeout,
         };
         self.in_flight.insert(self.requests, waiting);
+        self.requests
+    }
+
+    fn checked(&mut self, request: u64, verdict: Verdict, out: &mut Vec<Output>) {
+        // Not there: its time had passed, and it was answered then.
+        let Some(waiting) = self.in_flight.get_mut(&request) else {
+            return;
+        };
+        let refused = match verdict {
+            Verdict::Good { user_id, expiry } if user_id == self.user_id => {
+                let expiry = self.expiry.or_later(expiry);
+                waiting.what = Waiting::Renewal(expiry);
+                return out.push(Output::Renew {
+                    request,
+                    expires_at: expiry.at,
+                });
+            }
+            Verdict::Good { .. } => (403, "other_user", "the token is of another user".into()),
+            Verdict::Bad {
+                status_code,
+                code,
+                reason,
+            } => (status_code, code, reason),
+        };
+        let id = self
+            .in_flight
+            .remove(&request)
+            .and_then(|waiting| waiting.id);
+        let (status, code, reason) = refused;
+        self.refuse(&Fault::coded(status, code, &reason), id.as_deref(), out);
     }
 
     fn answered(&mut self, request: u64, answer: &Answer, out: &mut Vec<Output>) {
         // Not there: its time had passed, and it was answered then.
-        let Some(InFlight { route, id, .. }) = self.in_flight.remove(&request) else {
+        let Some(InFlight { what, id, .. }) = self.in_flight.remove(&request) else {
             return;
         };
         let id = id.as_deref();
-        match answer {
+        let fault = match answer {
             Answer::Logged(position) => {
+                let expires_at = match &what {
+                    Waiting::Renewal(expiry) => {
+                        self.expiry = self.expiry.or_later(*expiry);
+                        self.expiry.at
+                    }
+                    _ => None,
+                };
                 let ack = ServerFrame::Ack {
-                    action: &route.action,
+                    action: what.action(),
                     id,
                     status_code: 200,
                     message_id: position,
+                    expires_at,
                 };
-                self.answer(Output::Send(ack.encode().into()), out);
+                let text = ack.encode().into();
+                return self.answer(Output::Send(text), out);
             }
-            Answer::Refused => self.refuse(413, "the log refused the message", id, None, out),
-            Answer::Unavailable => self.refuse(503, "the log is unavailable", id, None, out),
-            Answer::Unknown => self.unknown(id, out),
-        }
+            Answer::Refused => Fault::new(413, "the log refused the message"),
+            Answer::Unavailable => Fault::new(503, "the log is unavailable"),
+            Answer::Unknown => UNKNOWN,
+        };
+        self.refuse(&fault, id, out);
     }
 
     fn timer(&mut self, now: Instant, out: &mut Vec<Output>) {
         let passed = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        if passed(self.expires) {
+        if passed(self.expiry.deadline) {
             return self.end(Ending::by_edge(CloseCode::TOKEN_EXPIRED), out);
         }
         if passed(self.silent_at()) {
@@ -394,11 +391,17 @@ impl Session {
             && first.get().deadline <= now
         {
             let late = first.remove();
-            self.unknown(late.id.as_deref(), out);
+            let fault = match late.what {
+                Waiting::Token => UNCHECKED,
+                Waiting::Message(_) | Waiting::Renewal(_) => UNKNOWN,
+            };
+            self.refuse(&fault, late.id.as_deref(), out);
         }
         if self.next_refresh <= now {
             self.next_refresh = now + self.rules.refresh_interval;
-            out.push(Output::Refresh);
+            out.push(Output::Refresh {
+                expires_at: self.expiry.at,
+            });
         }
         if self.next_ping <= now {
             self.next_ping = now + self.rules.ping_interval;
@@ -411,28 +414,17 @@ impl Session {
             .then(|| self.last_heard + self.rules.silence)
     }
 
-    fn unknown(&mut self, id: Option<&RawValue>, out: &mut Vec<Output>) {
-        let why = "the log did not answer in time";
-        self.refuse(504, why, id, Some(Outcome::Unknown), out);
-    }
-
-    fn refuse(
-        &mut self,
-        status_code: u16,
-        message: &str,
-        id: Option<&RawValue>,
-        outcome: Option<Outcome>,
-        out: &mut Vec<Output>,
-    ) {
+    fn refuse(&mut self, fault: &Fault<'_>, id: Option<&RawValue>, out: &mut Vec<Output>) {
         self.requests += 1;
         let request_id = format!("{}-{}", self.connection_id, self.requests);
         let error = ServerFrame::Error {
-            status_code,
-            message,
+            status_code: fault.status_code,
+            code: fault.code,
+            message: fault.message,
             id,
             connection_id: &self.connection_id,
             request_id: &request_id,
-            outcome,
+            outcome: fault.outcome,
         };
         let text = error.encode().into();
         self.answer(Output::Send(text), out);

@@ -1,4 +1,6 @@
+use bytes::Bytes;
 use proptest::prelude::*;
+use schemas::{Millis, Position};
 use serde_json::Value;
 
 use super::*;
@@ -30,11 +32,25 @@ fn rules() -> Rules {
         max_in_flight: 3,
         max_unsent_answers: 4,
         max_id_bytes: 16,
+        frame_rate: None,
     }
 }
 
 fn connection() -> ConnectionId {
     "edge-1.7.00000000deadbeef".parse().unwrap()
+}
+
+fn alice() -> UserId {
+    "alice".parse().unwrap()
+}
+
+/// A token that ends so long after the session began, or never.
+fn expiry(now: Instant, after: Option<Duration>) -> Expiry {
+    let millis = |after: Duration| i64::try_from(after.as_millis()).unwrap();
+    Expiry {
+        at: after.map(|after| Millis(millis(after))),
+        deadline: after.map(|after| now + after),
+    }
 }
 
 struct Bench {
@@ -49,8 +65,16 @@ impl Bench {
 
     fn expiring(after: Option<Duration>) -> Self {
         let now = start();
-        let expires = after.map(|after| now + after);
-        let session = Session::new(Arc::new(rules()), connection(), expires, now);
+        Self::with(rules(), expiry(now, after), now)
+    }
+
+    fn with(rules: Rules, expiry: Expiry, now: Instant) -> Self {
+        let identity = Identity {
+            user_id: alice(),
+            connection_id: connection(),
+            expiry,
+        };
+        let session = Session::new(Arc::new(rules), identity, now);
         Self { session, now }
     }
 
@@ -296,7 +320,10 @@ fn a_connection_is_refreshed_again_and_again() {
     for _ in 0..200 {
         bench.give(Input::Pong);
         let out = bench.pass(10 * SECOND);
-        refreshed += out.iter().filter(|o| **o == Output::Refresh).count();
+        refreshed += out
+            .iter()
+            .filter(|o| matches!(o, Output::Refresh { .. }))
+            .count();
     }
     assert_eq!(refreshed, 2, "in 2000 s, every 900 s");
 }
@@ -375,6 +402,182 @@ fn every_end_has_its_code() {
     }
 }
 
+fn good(expiry: Expiry) -> Verdict {
+    let user_id = alice();
+    Verdict::Good { user_id, expiry }
+}
+
+fn bad() -> Verdict {
+    Verdict::Bad {
+        status_code: 401,
+        code: "token_expired",
+        reason: "the token has expired".into(),
+    }
+}
+
+/// Asks for a refresh and answers what the session wants to know of the token.
+fn ask_to_refresh(bench: &mut Bench) -> u64 {
+    let out = bench.text(r#"{"action":"refresh","token":"a.b.c","id":[1]}"#);
+    let [Output::Check { request, token }] = &out[..] else {
+        panic!("{out:?}");
+    };
+    assert_eq!(token.expose(), "a.b.c");
+    assert!(
+        !format!("{out:?}").contains("a.b.c"),
+        "a token is not shown"
+    );
+    *request
+}
+
+fn check(bench: &mut Bench, request: u64, verdict: Verdict) -> Vec<Output> {
+    bench.give(Input::Checked { request, verdict })
+}
+
+#[test]
+fn a_good_token_extends_the_connection_once_it_is_logged() {
+    let mut bench = Bench::expiring(Some(30 * SECOND));
+    let request = ask_to_refresh(&mut bench);
+    let later = expiry(bench.now, Some(60 * SECOND));
+    let out = check(&mut bench, request, good(later));
+    let renew = Output::Renew {
+        request,
+        expires_at: later.at,
+    };
+    assert_eq!(out, [renew], "logged before it is acknowledged");
+    let answer = Answer::Logged(position());
+    let out = bench.give(Input::Answered { request, answer });
+    let expected = serde_json::json!({
+        "type": "ack", "action": "refresh", "id": [1], "statusCode": 200,
+        "messageId": position(), "expiresAt": 60_000,
+    });
+    assert_eq!(frames(&out), [expected]);
+    assert!(endings(&bench.pass(59 * SECOND)).is_empty());
+    assert_eq!(
+        endings(&bench.pass(SECOND))[0].code,
+        CloseCode::TOKEN_EXPIRED
+    );
+}
+
+#[test]
+fn what_is_not_extended_ends_at_its_own_time() {
+    let other = Verdict::Good {
+        user_id: "bob".parse().unwrap(),
+        expiry: expiry(start(), None),
+    };
+    for (verdict, status, code) in [(bad(), 401, "token_expired"), (other, 403, "other_user")] {
+        let mut bench = Bench::expiring(Some(30 * SECOND));
+        let request = ask_to_refresh(&mut bench);
+        let answer = &frames(&check(&mut bench, request, verdict))[0];
+        assert_eq!(answer["type"], "error");
+        assert_eq!(answer["statusCode"], status);
+        assert_eq!(answer["code"], code);
+        assert_eq!(answer["id"], serde_json::json!([1]));
+        assert!(endings(&bench.pass(29 * SECOND)).is_empty(), "it stays");
+        assert_eq!(endings(&bench.pass(SECOND)).len(), 1, "until its own end");
+    }
+    // The log does not take it: the old expiry stands.
+    for (answer, status) in [(Answer::Unavailable, 503), (Answer::Unknown, 504)] {
+        let mut bench = Bench::expiring(Some(30 * SECOND));
+        let request = ask_to_refresh(&mut bench);
+        let later = expiry(bench.now, Some(60 * SECOND));
+        check(&mut bench, request, good(later));
+        let out = bench.give(Input::Answered { request, answer });
+        assert_eq!(frames(&out)[0]["statusCode"], status);
+        assert_eq!(endings(&bench.pass(30 * SECOND)).len(), 1);
+    }
+}
+
+#[test]
+fn a_token_that_ends_earlier_changes_nothing() {
+    for (has, shown) in [(None, Some(SECOND)), (Some(30 * SECOND), Some(SECOND))] {
+        let mut bench = Bench::expiring(has);
+        let request = ask_to_refresh(&mut bench);
+        let earlier = expiry(bench.now, shown);
+        check(&mut bench, request, good(earlier));
+        let answer = Answer::Logged(position());
+        let ack = frames(&bench.give(Input::Answered { request, answer }));
+        let kept = expiry(bench.now, has).at.map(|at| at.0);
+        assert_eq!(ack[0]["expiresAt"].as_i64(), kept);
+        assert!(endings(&bench.pass(2 * SECOND)).is_empty());
+    }
+}
+
+#[test]
+fn a_new_expiry_is_in_every_later_refresh() {
+    let mut bench = Bench::expiring(Some(1000 * SECOND));
+    let request = ask_to_refresh(&mut bench);
+    let later = expiry(bench.now, Some(2000 * SECOND));
+    check(&mut bench, request, good(later));
+    let answer = Answer::Logged(position());
+    bench.give(Input::Answered { request, answer });
+    let mut refreshed = vec![];
+    for _ in 0..31 {
+        refreshed.extend(bench.pass(30 * SECOND));
+        bench.give(Input::Pong);
+    }
+    let refresh = Output::Refresh {
+        expires_at: Some(Millis(2_000_000)),
+    };
+    assert!(refreshed.contains(&refresh), "{refreshed:?}");
+}
+
+#[test]
+fn a_check_that_takes_too_long_changes_nothing() {
+    let mut bench = Bench::expiring(Some(30 * SECOND));
+    let request = ask_to_refresh(&mut bench);
+    let out = frames(&bench.pass(10 * SECOND));
+    assert_eq!(out[0]["statusCode"], 503);
+    assert_eq!(out[0]["code"], "token_not_checked");
+    let later = expiry(bench.now, None);
+    assert_eq!(
+        check(&mut bench, request, good(later)),
+        [],
+        "answered before"
+    );
+    assert_eq!(endings(&bench.pass(20 * SECOND)).len(), 1);
+}
+
+#[test]
+fn a_refresh_needs_a_token() {
+    for text in [
+        r#"{"action":"refresh"}"#,
+        r#"{"action":"refresh","token":7}"#,
+        r#"{"action":"refresh","token":null}"#,
+    ] {
+        let out = frames(&Bench::new().text(text));
+        assert_eq!(out[0]["statusCode"], 400, "{text}");
+        assert_eq!(out[0]["code"], "token_missing", "{text}");
+    }
+    let sent = Bench::new().text(r#"{"action":"send","message":1,"token":7}"#);
+    assert!(
+        matches!(sent[..], [Output::Append { .. }]),
+        "as it always was"
+    );
+}
+
+#[test]
+fn who_sends_too_many_frames_is_closed() {
+    let mut limited = rules();
+    limited.frame_rate = Rate::new(2, SECOND, 3);
+    let now = start();
+    let mut bench = Bench::with(limited, expiry(now, None), now);
+    for input in [Input::Pong, Input::Ping(Bytes::new()), Input::Binary] {
+        assert!(endings(&bench.give(input)).is_empty());
+    }
+    bench.now += SECOND;
+    for _ in 0..2 {
+        assert!(endings(&bench.text(r#"{"action":"ping"}"#)).is_empty());
+    }
+    let sent = Input::AnswerSent;
+    assert!(
+        endings(&bench.give(sent)).is_empty(),
+        "only the client's frames count"
+    );
+    let ending = endings(&bench.text(r#"{"action":"ping"}"#))[0];
+    assert_eq!(ending.code, CloseCode::TOO_FAST_OR_SLOW);
+    assert_eq!(ending.frame, CloseFrame::Code(CloseCode::TOO_FAST_OR_SLOW));
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Text(String),
@@ -392,9 +595,10 @@ fn step() -> impl Strategy<Value = Step> {
         Just(r#"{"action":"ping"}"#.to_owned()),
         Just(r#"{"action":"send","message":[1]}"#.to_owned()),
         Just(r#"{"action":"publish","message":{},"id":7}"#.to_owned()),
+        Just(r#"{"action":"refresh","token":"t","id":8}"#.to_owned()),
         any::<String>(),
         "[\\[\\]{}\":,a-z0-9 ]{0,40}",
-        "\\{\"action\":\"(send|ping|x)\",\"(id|message)\":.{0,12}\\}",
+        "\\{\"action\":\"(send|ping|refresh|x)\",\"(id|message|token)\":.{0,12}\\}",
     ];
     let answer = prop_oneof![
         Just(Answer::Logged(position())),
@@ -439,7 +643,14 @@ proptest! {
                 }
                 Step::Ping if bench.session.wants_input() => bench.give(Input::Ping(Bytes::new())),
                 Step::Answer(answer) => match waiting.pop_front() {
-                    Some(request) => bench.give(Input::Answered { request, answer }),
+                    Some((request, true)) => {
+                        let verdict = match answer {
+                            Answer::Logged(_) => good(expiry(bench.now, Some(900 * SECOND))),
+                            _ => bad(),
+                        };
+                        bench.give(Input::Checked { request, verdict })
+                    }
+                    Some((request, false)) => bench.give(Input::Answered { request, answer }),
                     None => continue,
                 },
                 Step::Sent => bench.give(Input::AnswerSent),
@@ -452,7 +663,10 @@ proptest! {
             prop_assert!(!ended || out.is_empty());
             for output in &out {
                 match output {
-                    Output::Append { request, .. } => waiting.push_back(*request),
+                    Output::Append { request, .. } | Output::Renew { request, .. } => {
+                        waiting.push_back((*request, false));
+                    }
+                    Output::Check { request, .. } => waiting.push_back((*request, true)),
                     Output::Send(_) => answered += 1,
                     _ => {}
                 }

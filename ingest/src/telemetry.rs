@@ -1,7 +1,7 @@
 //! Counts what an edge does.
 
 use eventlog::{AppendError, Appended};
-use opentelemetry::metrics::{Counter, Histogram, UpDownCounter};
+use opentelemetry::metrics::{Counter, Gauge, Histogram, UpDownCounter};
 use opentelemetry::{KeyValue, global};
 use schemas::CloseCode;
 use schemas::push::PushReply;
@@ -17,6 +17,7 @@ pub(crate) struct Instruments {
     batches: Counter<u64>,
     frames: Counter<u64>,
     fenced: Counter<u64>,
+    revocations: Gauge<u64>,
 }
 
 impl Instruments {
@@ -56,6 +57,10 @@ impl Instruments {
             fenced: meter
                 .u64_counter("sumu.ingest.fenced")
                 .with_description("Leases lost")
+                .build(),
+            revocations: meter
+                .u64_gauge("sumu.ingest.revocations")
+                .with_description("Revoked users that are remembered")
                 .build(),
         }
     }
@@ -111,6 +116,11 @@ impl Instruments {
                     .add(count.into(), &[KeyValue::new("outcome", outcome)]);
             }
         }
+    }
+
+    pub(crate) fn revocations(&self, remembered: usize) {
+        let remembered = u64::try_from(remembered).unwrap_or(u64::MAX);
+        self.revocations.record(remembered, &[]);
     }
 
     pub(crate) fn fenced(&self) {

@@ -6,12 +6,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{ConnectionId, DecodeError, Position, json};
+use crate::{ConnectionId, DecodeError, Millis, Position, json};
 
 /// A text frame from a client. Members unknown here are ignored.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct ClientFrame<'a> {
-    /// Selects the route: `ping`, `send`, `publish`, or one of the configured routes.
+    /// Selects the route: `ping`, `refresh`, `send`, `publish`, or one of the configured routes.
     #[serde(borrow)]
     pub action: Cow<'a, str>,
     /// Any JSON, for routes that go to the log. `null` counts as a message.
@@ -22,6 +22,10 @@ pub struct ClientFrame<'a> {
     #[serde(borrow, default, deserialize_with = "json::present")]
     #[schemars(with = "serde_json::Value")]
     pub id: Option<&'a RawValue>,
+    /// For `refresh`: the new token, a text.
+    #[serde(borrow, default, deserialize_with = "json::present")]
+    #[schemars(with = "serde_json::Value")]
+    pub token: Option<&'a RawValue>,
 }
 
 impl<'a> ClientFrame<'a> {
@@ -50,9 +54,9 @@ pub enum ServerFrame<'a> {
         /// The connection that asked.
         connection_id: &'a ConnectionId,
     },
-    /// The message is in the log.
+    /// The message, or the new expiry of the connection, is in the log.
     Ack {
-        /// The route it took.
+        /// The route it took; `refresh` for a new expiry.
         action: &'a str,
         /// As in the client's frame.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -62,11 +66,19 @@ pub enum ServerFrame<'a> {
         status_code: u16,
         /// Where it stands in the log.
         message_id: &'a Position,
+        /// For `refresh`: when the connection's token ends now, in epoch milliseconds; absent if it
+        /// never does.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        expires_at: Option<Millis>,
     },
     /// The frame was not carried out, or it is not known whether it was.
     Error {
-        /// As in HTTP: 400 for what the client can mend, 5xx for what it can't.
+        /// As in HTTP: 400 for what the client can mend, 401 and 403 for a token that does not count,
+        /// 5xx for what it can't mend.
         status_code: u16,
+        /// For programs, where there are several reasons for one status: `token_expired`, …
+        #[serde(skip_serializing_if = "Option::is_none")]
+        code: Option<&'a str>,
         /// For people.
         message: &'a str,
         /// As in the client's frame, if it could be read.

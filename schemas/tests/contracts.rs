@@ -342,6 +342,16 @@ fn refusals_are_those_of_the_pages() {
             "http-api.md",
             "`GET /v1/presence?user_id=alice`",
         ),
+        (
+            "~1v1~1users~1{user_id}~1connections/delete",
+            "http-api.md",
+            "`DELETE /v1/users/{user_id}/connections`",
+        ),
+        (
+            "~1v1~1connections~1{connection_id}/delete",
+            "http-api.md",
+            "`DELETE /v1/connections/{connection_id}`",
+        ),
     ] {
         let (found, meant) = (
             refusals(&openapi, operation),
@@ -388,8 +398,10 @@ fn refusals_are_those_of_the_services() {
         }
     }
     let mut written = codes_of_source(&folder("../runtime/src/http.rs"));
-    for path in files("../ingest/src", "rs").values() {
-        written.extend(codes_of_source(path));
+    for folder in ["../ingest/src", "../ingest/src/api"] {
+        for path in files(folder, "rs").values() {
+            written.extend(codes_of_source(path));
+        }
     }
     assert!(written.contains("token_missing") && written.contains("not_utf8"));
     assert_eq!(described, written);
@@ -409,6 +421,7 @@ fn answers_on_the_page_fit_their_schemas() {
     for (schema, begin) in [
         ("Problem", r#"{"status":"#),
         ("Accepted", r#"{"position":"#),
+        ("Revoked", r#"{"position":"sumu.revocations"#),
     ] {
         let quoted = page.split('`').find(|text| text.starts_with(begin));
         // The page leaves the explanation out.

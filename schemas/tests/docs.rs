@@ -97,5 +97,5 @@ fn client_frames() {
         let frame = ClientFrame::decode(&text).expect(&text);
         actions.push(frame.action.into_owned());
     }
-    assert_eq!(actions, ["ping", "send", "publish"]);
+    assert_eq!(actions, ["ping", "send", "publish", "refresh"]);
 }

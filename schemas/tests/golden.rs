@@ -144,6 +144,10 @@ fn client_frames() {
         "null is a message"
     );
     assert!(publish.id.is_none());
+
+    let text = json("client-frame.refresh");
+    let refresh = ClientFrame::decode(&text).expect("refresh");
+    assert_eq!(refresh.token.map(RawValue::get), Some(r#""a.b.c""#));
 }
 
 #[test]
@@ -167,6 +171,7 @@ fn server_frames() {
                 id: Some(&object),
                 status_code: 200,
                 message_id: &position("sumu.messages.send-3-9001"),
+                expires_at: None,
             },
         ),
         (
@@ -176,12 +181,14 @@ fn server_frames() {
                 id: None,
                 status_code: 200,
                 message_id: &position("sumu.messages.publish-11-0"),
+                expires_at: None,
             },
         ),
         (
             "error",
             ServerFrame::Error {
                 status_code: 400,
+                code: None,
                 message: r#"unknown action "dance""#,
                 id: Some(&null),
                 connection_id,
@@ -193,11 +200,45 @@ fn server_frames() {
             "unknown",
             ServerFrame::Error {
                 status_code: 504,
+                code: None,
                 message: "not acknowledged in time",
                 id: Some(&seven),
                 connection_id,
                 request_id: REQUEST,
                 outcome: Some(Outcome::Unknown),
+            },
+        ),
+    ];
+    for (name, frame) in frames {
+        assert_eq!(frame.encode(), json(&format!("server-frame.{name}")));
+    }
+}
+
+#[test]
+fn server_frames_about_a_refresh() {
+    let connection_id = &connection();
+    let seven = RawValue::from_string("7".into()).expect("JSON");
+    let frames = [
+        (
+            "ack_of_refresh",
+            ServerFrame::Ack {
+                action: "refresh",
+                id: Some(&seven),
+                status_code: 200,
+                message_id: &"sumu.connections-7-100".parse().expect("a position"),
+                expires_at: Some(Millis(1_764_003_600_000)),
+            },
+        ),
+        (
+            "error_of_refresh",
+            ServerFrame::Error {
+                status_code: 401,
+                code: Some("token_expired"),
+                message: "the token has expired",
+                id: Some(&seven),
+                connection_id,
+                request_id: REQUEST,
+                outcome: None,
             },
         ),
     ];

@@ -9,5 +9,7 @@ mod admission;
 mod api;
 mod faults;
 mod harness;
+mod limits;
 mod messages;
 mod pushes;
+mod rights;
