@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use tempfile::TempDir;
 
-const SECRET: &str = "end-to-end-secret-of-thirty-two-bytes";
+pub(crate) const SECRET: &str = "end-to-end-secret-of-thirty-two-bytes";
 
 /// Where the real servers are; `None` when this run has none.
 #[derive(Clone, Debug)]
@@ -22,20 +22,30 @@ pub(crate) struct Servers {
 impl Servers {
     /// # Panics
     /// If the run requires servers and they are not named.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "where the test servers are is the environment's to say"
-    )]
     pub(crate) fn from_env() -> Option<Self> {
-        let named = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         match (named("SUMU_TEST_KAFKA"), named("SUMU_TEST_CQL")) {
             (Some(kafka), Some(cql)) => Some(Self { kafka, cql }),
-            _ if named("SUMU_TEST_REQUIRE_SERVERS").is_some() => {
+            _ if Self::required() => {
                 panic!("SUMU_TEST_KAFKA and SUMU_TEST_CQL are required in this run")
             }
             _ => None,
         }
     }
+
+    /// Whether this run must leave nothing out.
+    pub(crate) fn required() -> bool {
+        named("SUMU_TEST_REQUIRE_SERVERS").is_some()
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what is there to test with is the environment's to say"
+)]
+fn named(variable: &str) -> Option<String> {
+    std::env::var(variable)
+        .ok()
+        .filter(|value| !value.is_empty())
 }
 
 /// One deployment: topics and keyspace of its own, configuration files, and running processes.

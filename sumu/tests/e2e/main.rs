@@ -1,6 +1,6 @@
 //! Runs the whole system as its users do: real processes, real sockets, a real log.
 //!
-//! `guarantees` needs Kafka and a CQL server; `embedded` and `examples` run on `sumu dev` alone.
+//! `guarantees` and `compose` need Kafka and a CQL server; `embedded` and `examples` run on `sumu dev` alone.
 
 #![expect(
     clippy::unwrap_used,
@@ -10,6 +10,7 @@
 
 mod check;
 mod cluster;
+mod compose;
 mod dev;
 mod device;
 mod embedded;
