@@ -10,8 +10,14 @@
 
 mod claims;
 pub mod config;
+mod documents;
+mod fetch;
 mod json;
 mod key;
+mod keyring;
+mod local;
+mod source;
+mod telemetry;
 mod token;
 mod verifier;
 

@@ -43,7 +43,7 @@ use std::time::Duration;
 
 use eventlog::{Edges, Log, LogError};
 use runtime::http::Endpoints;
-use runtime::{Clock, Secret, Timings};
+use runtime::{Clock, Component, Secret, Timings};
 use schemas::topics::Layout;
 use schemas::{EdgeId, Epoch, Topics};
 use store::ConnectionStore;
@@ -120,6 +120,8 @@ pub enum Error {
 /// An edge whose listeners are bound.
 #[derive(Debug)]
 pub struct Node {
+    verifier: Arc<Verifier>,
+    keys: Vec<Component>,
     lifecycle: Lifecycle,
     servers: Servers,
     endpoints: Endpoints,
@@ -150,6 +152,7 @@ impl Node {
             .push_url
             .clone()
             .unwrap_or_else(|| format!("http://{}", servers.admin()));
+        let verifier = Arc::new(Verifier::new(config.auth.clone()).map_err(Error::Config)?);
         let limits = &config.limits;
         let edge = Arc::new(Edge {
             id,
@@ -158,7 +161,7 @@ impl Node {
             producer: deps.log.producer()?,
             edges: deps.edges,
             store: deps.store,
-            authorizer: Arc::new(Verifier::new(config.auth.clone()).map_err(Error::Config)?),
+            authorizer: Arc::clone(&verifier) as Arc<dyn Authorizer>,
             push_secret: deps.push_secret,
             peers: peers(limits)?,
             push_url,
@@ -186,6 +189,8 @@ impl Node {
             config,
         });
         Ok(Self {
+            keys: verifier.components(&deps.endpoints.health),
+            verifier,
             servers,
             endpoints: deps.endpoints,
             lifecycle: Lifecycle {
@@ -216,11 +221,18 @@ impl Node {
     /// [`Error::Serve`], [`Error::Displaced`] and [`Error::Edges`].
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         let Self {
+            verifier,
+            keys,
             lifecycle,
             servers,
             endpoints,
         } = self;
         let edge = Arc::clone(&lifecycle.edge);
+        let keys_end = CancellationToken::new();
+        {
+            let end = keys_end.clone();
+            edge.spawn(async move { verifier.run(keys, end).await });
+        }
         let mut running = servers.run(&edge, &endpoints)?;
         let following = endpoints.health.component("revocations");
         let (caught_up, read) = oneshot::channel();
@@ -238,6 +250,7 @@ impl Node {
             error = running.broken() => Err(error),
         };
         running.stop().await;
+        keys_end.cancel();
         // Sockets that were cut off by the end of their listener are logged too.
         edge.tasks.close();
         let within = edge.timings.lease;

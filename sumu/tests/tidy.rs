@@ -35,10 +35,12 @@ const DRIVERS: [(&str, &str); 3] = [
 ];
 
 /// Where nothing waits and nothing does I/O: a file, or all files below a folder, by the start of its path.
-const PURE: [&str; 16] = [
+const PURE: [&str; 18] = [
     "schemas/src/",
     "eventlog/src/membership",
     "eventlog/src/lease",
+    "ingest/src/auth/claims",
+    "ingest/src/auth/keyring",
     "ingest/src/journal",
     "ingest/src/lease",
     "ingest/src/session",

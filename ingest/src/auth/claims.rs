@@ -22,15 +22,18 @@ pub(super) struct Rules {
     pub(super) leeway: Duration,
 }
 
+/// The times that a token tells.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    pub(super) expires_at: Option<Millis>,
+    pub(super) issued_at: Option<Millis>,
+}
+
 impl Rules {
-    /// The claims, if they hold at the moment `now`.
-    pub(super) fn judge(
-        &self,
-        claims: Map<String, Value>,
-        now: Millis,
-    ) -> Result<Verified, Refusal> {
-        let (exp, nbf) = (moment(&claims, "exp")?, moment(&claims, "nbf")?);
-        let issued_at = moment(&claims, "iat")?;
+    /// When the token ends and when it was made, if its claims hold at the moment `now`.
+    pub(super) fn judge(&self, claims: &Map<String, Value>, now: Millis) -> Result<Times, Refusal> {
+        let (exp, nbf) = (moment(claims, "exp")?, moment(claims, "nbf")?);
+        let issued_at = moment(claims, "iat")?;
         let expires_at = exp.filter(|_| self.expires);
         match expires_at {
             Some(end) if now > end + self.leeway => return Err(Refusal::TokenExpired),
@@ -40,14 +43,13 @@ impl Rules {
         if nbf.is_some_and(|begin| begin > now + self.leeway) {
             return Err(Refusal::TokenNotYetValid);
         }
-        if !self.is_by_the_issuer(&claims) {
+        if !self.is_by_the_issuer(claims) {
             return Err(Refusal::WrongIssuer);
         }
-        if !self.is_for_us(&claims) {
+        if !self.is_for_us(claims) {
             return Err(Refusal::WrongAudience);
         }
-        Ok(Verified {
-            claims,
+        Ok(Times {
             expires_at,
             issued_at,
         })

@@ -5,8 +5,8 @@ use jsonwebtoken::{Algorithm, DecodingKey};
 use pem::Pem;
 use schemas::Millis;
 use x509_cert::Certificate;
-use x509_cert::der::asn1::ObjectIdentifier;
-use x509_cert::der::{Decode as _, Encode as _};
+use x509_cert::der::asn1::{ObjectIdentifier, UintRef};
+use x509_cert::der::{Decode as _, Encode as _, Reader as _, SliceReader};
 use x509_cert::spki::SubjectPublicKeyInfoOwned;
 
 use super::Refusal;
@@ -31,6 +31,9 @@ pub(super) const RSA: [Algorithm; 6] = [
     Algorithm::PS384,
     Algorithm::PS512,
 ];
+
+/// The bits of an RSA modulus: fewer are too weak, and more only cost.
+const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 
 const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
@@ -69,6 +72,15 @@ impl Key {
             .collect()
     }
 
+    /// The first certificate in a PEM text: where there are more, they are its chain.
+    pub(super) fn of_certificate_pem(text: &str, kid: &str) -> Result<Self, String> {
+        let block = pem::parse(text).map_err(|error| format!("is no PEM: {error}"))?;
+        if block.tag() != "CERTIFICATE" {
+            return Err("is no certificate".into());
+        }
+        Self::of_pem(&block, Some(kid))
+    }
+
     fn of_pem(block: &Pem, kid: Option<&str>) -> Result<Self, String> {
         let der = block.contents();
         let fault = |error: x509_cert::der::Error| format!("cannot be read: {error}");
@@ -76,7 +88,7 @@ impl Key {
             "PUBLIC KEY" => {
                 Self::of_spki(&SubjectPublicKeyInfoOwned::from_der(der).map_err(fault)?)?
             }
-            "RSA PUBLIC KEY" => Self::new(None, RSA.to_vec(), DecodingKey::from_rsa_der(der)),
+            "RSA PUBLIC KEY" => Self::new(None, RSA.to_vec(), rsa(der)?),
             "CERTIFICATE" => Self::of_certificate(&Certificate::from_der(der).map_err(fault)?)?,
             tag if tag.ends_with("PRIVATE KEY") => {
                 return Err("is a private key; give the public one".into());
@@ -107,7 +119,7 @@ impl Key {
             ObjectIdentifier::from_der(&parameters.to_der().ok()?).ok()
         };
         let (algorithms, decoding) = match info.algorithm.oid {
-            RSA_ENCRYPTION => (RSA.to_vec(), DecodingKey::from_rsa_der(bits)),
+            RSA_ENCRYPTION => (RSA.to_vec(), rsa(bits)?),
             EC_PUBLIC_KEY => {
                 let algorithm = match curve() {
                     Some(P256) => Algorithm::ES256,
@@ -136,6 +148,30 @@ impl Key {
             Some((begin, end)) if now < begin || now > end => Err(Refusal::CertificateNotValid),
             _ => Ok(()),
         }
+    }
+}
+
+/// An RSA key as PKCS #1 has it (RFC 8017 §A.1.1).
+fn rsa(der: &[u8]) -> Result<DecodingKey, String> {
+    let fault = |error: x509_cert::der::Error| format!("is no RSA key: {error}");
+    let mut reader = SliceReader::new(der).map_err(fault)?;
+    let modulus = reader.sequence(|parts| {
+        let modulus: UintRef<'_> = parts.decode()?;
+        let _exponent: UintRef<'_> = parts.decode()?;
+        Ok(modulus.as_bytes().to_vec())
+    });
+    strong_enough(&modulus.map_err(fault)?)?;
+    Ok(DecodingKey::from_rsa_der(der))
+}
+
+/// Judges an RSA modulus without leading zero bytes (RFC 7518 §3.3).
+pub(super) fn strong_enough(modulus: &[u8]) -> Result<(), &'static str> {
+    let zeros = modulus.first().map_or(0, |first| first.leading_zeros());
+    let bits = (modulus.len() * 8).saturating_sub(zeros as usize);
+    if RSA_BITS.contains(&bits) {
+        Ok(())
+    } else {
+        Err("is an RSA key with fewer than 2048 bits, or more than 8192")
     }
 }
 

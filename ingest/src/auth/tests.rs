@@ -1,3 +1,8 @@
+mod provider;
+mod support;
+mod table;
+mod vectors;
+
 use futures_util::FutureExt as _;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use proptest::prelude::*;
@@ -168,7 +173,7 @@ fn every_kind_of_public_key_works_and_only_for_its_own_signatures() {
         let token = encode(&Header::new(algorithm), &claims(), &key.unwrap()).unwrap();
         for (other, _, other_public) in PAIRS {
             let config = Config {
-                public_keys: vec![other_public.to_owned()],
+                public_keys: vec![other_public.into()],
                 ..Config::default()
             };
             let outcome = check(config).check(&token, NOW);
@@ -185,7 +190,7 @@ fn every_kind_of_public_key_works_and_only_for_its_own_signatures() {
 fn the_key_says_which_algorithm_not_the_token() {
     let (_, _, public) = PAIRS[0];
     let rsa = Config {
-        public_keys: vec![public.to_owned()],
+        public_keys: vec![public.into()],
         ..Config::default()
     };
     // The public key taken for a secret: the classic confusion.
@@ -242,9 +247,11 @@ fn faults_of_keys_are_told() {
     let config = Config {
         hs256_secret: Some("".into()),
         public_keys: vec![
-            private.to_owned(),
+            private.into(),
             "/nowhere.pem".into(),
             "-----BEGIN X-----".into(),
+            support::WEAK_RSA_PUBLIC.into(),
+            support::P521_PUBLIC.into(),
         ],
         user_claim: String::new(),
         ..Config::default()
@@ -255,6 +262,8 @@ fn faults_of_keys_are_told() {
         "[0]: is a private key",
         "[1]: reading",
         "[2]: holds no PEM block",
+        "[3]: is an RSA key with fewer than 2048 bits",
+        "[4]: is an EC key, but of neither P-256 nor P-384",
         "user_claim",
     ] {
         assert!(told.contains(fault), "{fault} is missing in\n{told}");

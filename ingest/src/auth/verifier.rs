@@ -1,42 +1,63 @@
 //! Checks tokens against the keys of their issuers.
 
-use std::future::ready;
+use std::sync::Arc;
 
 use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
+use runtime::Health;
+use runtime::health::Component;
 use schemas::Millis;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 use super::claims::{Rules, principal};
-use super::key::KeySet;
-use super::{Authorizer, Config, Principal, Refusal, Verified, token};
+use super::fetch::Fetcher;
+use super::source::Source;
+use super::token::{self, Token};
+use super::{Authorizer, Config, Principal, Refusal, Verified, telemetry};
 
 /// Checks tokens, whoever they are for: [`Verifier::verify`] answers all that they say, and as an
-/// [`Authorizer`] it answers which user they speak for.
+/// [`Authorizer`] it answers which user they speak for. [`Verifier::run`] keeps its keys fresh.
 #[derive(Debug)]
 pub struct Verifier {
     config: Config,
+    issuers: Vec<Issuer>,
+    fetcher: Fetcher,
+}
+
+#[derive(Debug)]
+struct Issuer {
     rules: Rules,
-    keys: KeySet,
+    user_claim: String,
+    source: Arc<Source>,
 }
 
 impl Verifier {
-    /// A check with the keys of `config`.
+    /// A check with the keys of `config`. Those to be fetched are not there yet.
     ///
     /// # Errors
-    /// All faults of the keys.
+    /// All faults of issuers and keys.
     pub fn new(config: Config) -> Result<Self, Vec<String>> {
-        let (keys, faults) = config.keys();
-        if !faults.is_empty() {
-            return Err(faults);
-        }
+        let trusted = config.trusted()?;
+        let fetcher = Fetcher::new(&config.fetch).map_err(|fault| vec![fault])?;
+        let issuers = trusted.into_iter().map(|trusted| {
+            let name = trusted.rules.issuer.as_deref().unwrap_or("any issuer");
+            let source = Source::new(name, trusted.local, trusted.remote, &config.fetch);
+            Issuer {
+                source: Arc::new(source),
+                rules: trusted.rules,
+                user_claim: trusted.user_claim,
+            }
+        });
         Ok(Self {
-            rules: config.rules(),
+            issuers: issuers.collect(),
             config,
-            keys,
+            fetcher,
         })
     }
 
-    /// What `token` says, if it counts at the moment `now`. Cancel safe.
+    /// What `token` says, if it counts at the moment `now`. Waits, for a bounded time, only if its key
+    /// is not known and may be fetched. Cancel safe.
     ///
     /// # Errors
     /// Why it does not count.
@@ -45,10 +66,36 @@ impl Verifier {
         token: &'a str,
         now: Millis,
     ) -> BoxFuture<'a, Result<Verified, Refusal>> {
-        ready(self.check(token, now)).boxed()
+        let verified = async move { Ok(self.check(token, now).await?.0) };
+        verified.boxed()
     }
 
-    fn check(&self, token: &str, now: Millis) -> Result<Verified, Refusal> {
+    /// One for the health of each issuer whose keys are fetched: not ready before the first are there.
+    pub fn components(&self, health: &Health) -> Vec<Component> {
+        (self.issuers.iter())
+            .filter(|issuer| issuer.source.is_remote())
+            .map(|issuer| health.component(&format!("ingest.keys of {}", issuer.source.name())))
+            .collect()
+    }
+
+    /// Fetches keys, and reads those in files again, until `shutdown`. `components` are its own.
+    pub async fn run(&self, components: Vec<Component>, shutdown: CancellationToken) {
+        let sources = || self.issuers.iter().map(|issuer| &issuer.source);
+        let remote = || sources().filter(|source| source.is_remote());
+        telemetry::tell_ages(remote().map(Arc::downgrade).collect());
+        let follow = remote().zip(&components);
+        let follow = follow.map(|(source, component)| source.follow(&self.fetcher, component));
+        let files = sources().filter(|source| source.has_files());
+        let watch = files.map(|source| source.watch_files(self.config.reload_interval));
+        let work = async { tokio::join!(join_all(follow), join_all(watch)) };
+        let ended = shutdown.run_until_cancelled(work).await;
+        if ended.is_some() {
+            // Nothing to fetch, nothing to watch.
+            shutdown.cancelled().await;
+        }
+    }
+
+    async fn check(&self, token: &str, now: Millis) -> Result<(Verified, &Issuer), Refusal> {
         if token.is_empty() {
             return Err(Refusal::TokenMissing);
         }
@@ -56,8 +103,41 @@ impl Verifier {
             return Err(Refusal::TokenTooLarge);
         }
         let token = token::read(token)?;
-        self.keys.verify(&token, now)?;
-        self.rules.judge(token.claims, now)
+        let issuer = self.issuer_of(&token)?;
+        let keys = issuer.source.keys();
+        let mut proved = keys.verify(&token, now);
+        let kid = token.kid.as_deref();
+        if proved.is_err() && issuer.source.is_remote() && !keys.names(kid) {
+            // Not for a token that would be refused anyhow.
+            issuer.rules.judge(&token.claims, now)?;
+            issuer.source.refreshed().await;
+            let newer = issuer.source.keys();
+            if newer.0.is_empty() {
+                return Err(Refusal::KeysUnavailable);
+            }
+            if !Arc::ptr_eq(&keys, &newer) {
+                proved = newer.verify(&token, now);
+            }
+        }
+        proved?;
+        let times = issuer.rules.judge(&token.claims, now)?;
+        let verified = Verified {
+            claims: token.claims,
+            expires_at: times.expires_at,
+            issued_at: times.issued_at,
+        };
+        Ok((verified, issuer))
+    }
+
+    /// The issuer that the token names, or else the one that takes any name.
+    fn issuer_of(&self, token: &Token<'_>) -> Result<&Issuer, Refusal> {
+        let name = token.claims.get("iss").and_then(Value::as_str);
+        let by_name = |wanted: Option<&str>| {
+            let mut issuers = self.issuers.iter();
+            issuers.find(|issuer| issuer.rules.issuer.as_deref() == wanted)
+        };
+        let named = name.and_then(|name| by_name(Some(name)));
+        named.or_else(|| by_name(None)).ok_or(Refusal::WrongIssuer)
     }
 }
 
@@ -67,10 +147,10 @@ impl Authorizer for Verifier {
         token: &'a str,
         now: Millis,
     ) -> BoxFuture<'a, Result<Principal, Refusal>> {
-        let principal =
-            move |verified| principal(verified, &self.config.user_claim, &self.config.carry_claims);
-        self.verify(token, now)
-            .map(move |outcome| outcome.and_then(principal))
-            .boxed()
+        let authorized = async move {
+            let (verified, issuer) = self.check(token, now).await?;
+            principal(verified, &issuer.user_claim, &self.config.carry_claims)
+        };
+        authorized.boxed()
     }
 }
