@@ -9,7 +9,7 @@ use actix_web::dev::ServerHandle;
 use actix_web::rt::net::TcpStream;
 use actix_web::web::{self, Data, PayloadConfig, ServiceConfig};
 use actix_web::{App, HttpServer};
-use runtime::http::Endpoints;
+use runtime::http::{Endpoints, resource};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use schemas::push::PATH as PUSH_PATH;
 use socket2::SockRef;
@@ -111,7 +111,7 @@ impl Running {
         let server = HttpServer::new(move || {
             App::new().app_data(Data::clone(&shared)).configure(|app| {
                 if sockets {
-                    app.route(&path, web::get().to(gateway::connect));
+                    app.service(resource(&path, "GET").route(web::get().to(gateway::connect)));
                 }
                 if let Some(endpoints) = &endpoints {
                     admin(app, endpoints, &shared);
@@ -214,25 +214,28 @@ fn admin(app: &mut ServiceConfig, endpoints: &Endpoints, edge: &Edge) {
     let limits = &edge.config.limits;
     endpoints.configure(app);
     app.service(
-        web::resource("/v1/notifications")
+        resource("/v1/notifications", "POST")
             .app_data(PayloadConfig::new(limits.max_request_bytes))
             .route(web::post().to(api::notifications::notify)),
     )
-    .route("/v1/presence", web::get().to(api::presence::presence))
-    .route(
-        "/v1/users/{user_id}/connections",
-        web::delete().to(api::revocation::revoke),
-    )
-    .route(
-        "/v1/connections/{connection_id}",
-        web::delete().to(api::disconnect::disconnect),
-    )
-    .route(
-        &format!("{}/{{connection_id}}", api::disconnect::INTERNAL_PATH),
-        web::delete().to(api::disconnect::disconnect_here),
+    .service(resource("/v1/presence", "GET").route(web::get().to(api::presence::presence)))
+    .service(
+        resource("/v1/users/{user_id}/connections", "DELETE")
+            .route(web::delete().to(api::revocation::revoke)),
     )
     .service(
-        web::resource(PUSH_PATH)
+        resource("/v1/connections/{connection_id}", "DELETE")
+            .route(web::delete().to(api::disconnect::disconnect)),
+    )
+    .service(
+        resource(
+            &format!("{}/{{connection_id}}", api::disconnect::INTERNAL_PATH),
+            "DELETE",
+        )
+        .route(web::delete().to(api::disconnect::disconnect_here)),
+    )
+    .service(
+        resource(PUSH_PATH, "POST")
             .app_data(PayloadConfig::new(limits.max_push_bytes))
             .route(web::post().to(push::receive)),
     );

@@ -1,11 +1,13 @@
 //! Answers what every role is asked over HTTP: `/healthz`, `/readyz`, `/metrics`.
 
+use std::future::ready;
 use std::net::TcpListener;
 use std::sync::Arc;
 
 use actix_web::http::StatusCode;
+use actix_web::http::header::ALLOW;
 use actix_web::web::{self, Data, ServiceConfig};
-use actix_web::{App, HttpResponse, HttpResponseBuilder, HttpServer, ResponseError};
+use actix_web::{App, HttpResponse, HttpResponseBuilder, HttpServer, Resource, ResponseError};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
@@ -25,10 +27,21 @@ impl Endpoints {
     /// Adds the routes to an application.
     pub fn configure(&self, app: &mut ServiceConfig) {
         app.app_data(Data::new(self.clone()))
-            .route("/healthz", web::get().to(healthz))
-            .route("/readyz", web::get().to(readyz))
-            .route("/metrics", web::get().to(metrics));
+            .service(resource("/healthz", "GET").route(web::get().to(healthz)))
+            .service(resource("/readyz", "GET").route(web::get().to(readyz)))
+            .service(resource("/metrics", "GET").route(web::get().to(metrics)));
     }
+}
+
+/// A resource without routes yet, that answers other methods than `allow`, a list as in the header of
+/// that name, with 405 and that header (RFC 9110 §15.5.6).
+#[must_use]
+pub fn resource(path: &str, allow: &'static str) -> Resource {
+    let refuse = move || {
+        let mut refused = HttpResponse::MethodNotAllowed();
+        ready(refused.insert_header((ALLOW, allow)).finish())
+    };
+    web::resource(path).default_service(web::to(refuse))
 }
 
 /// Serves the routes of every role, and nothing else, until `shutdown`.

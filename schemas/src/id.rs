@@ -125,7 +125,7 @@ text_id! {
     /// A user: the token's `sub`, or the claim configured in its place. 1 to 256 bytes, no control
     /// characters.
     UserId,
-    { "minLength" = 1, "maxLength" = UserId::MAX_BYTES }
+    { "minLength" = 1, "maxLength" = UserId::MAX_BYTES, "pattern" = r"^[^\x00-\x1f\x7f-\x9f]+$" }
 }
 
 text_id! {

@@ -43,7 +43,7 @@ pub struct NotificationRequest<'a> {
     id: Option<String>,
     /// RFC 3339. Not delivered after it.
     #[serde(default)]
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     expires_at: Option<Timestamp>,
 }
 

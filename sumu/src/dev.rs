@@ -134,7 +134,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         store,
         clock,
         endpoints,
-        push_secret: folder::random_secret(),
+        push_secret: (settings.admin.push_secret.clone()).unwrap_or_else(folder::random_secret),
     };
     let (stages, address) = start_roles(&settings, &deps)?;
     let welcome = Welcome {

@@ -191,6 +191,7 @@ impl Settings {
             Part::Dev => [
                 under("timings", self.timings.faults()),
                 under("telemetry", self.telemetry.faults()),
+                under("admin", self.admin.weakness()),
                 under("ingest", self.joined_ingest().faults()),
                 under("presence", self.presence.faults()),
                 under("pusher", self.pusher.faults()),
@@ -248,14 +249,24 @@ impl Admin {
     fn faults(&self) -> Vec<String> {
         match &self.push_secret {
             None => vec!["push_secret is not set: edges and pushers need the same one".into()],
-            Some(secret) if secret.expose().len() < Self::MIN_SECRET_BYTES => {
-                vec![format!(
-                    "push_secret must have at least {} bytes",
-                    Self::MIN_SECRET_BYTES
-                )]
-            }
-            Some(_) => vec![],
+            Some(_) => self.weakness(),
         }
+    }
+
+    /// What is wrong with the secret that is set.
+    fn weakness(&self) -> Vec<String> {
+        let bytes = self
+            .push_secret
+            .as_ref()
+            .map(|secret| secret.expose().len());
+        let weak = bytes.is_some_and(|bytes| bytes < Self::MIN_SECRET_BYTES);
+        let fault = || {
+            format!(
+                "push_secret must have at least {} bytes",
+                Self::MIN_SECRET_BYTES
+            )
+        };
+        weak.then(fault).into_iter().collect()
     }
 }
 

@@ -81,7 +81,7 @@ fn asked(query: &str, max: usize) -> Result<Vec<UserId>, Problem> {
         .map_err(|error| wrong("malformed_query", error.to_string()))?;
     let mut users: Vec<UserId> = Vec::new();
     let mut seen = HashSet::new();
-    for (name, value) in pairs.into_inner() {
+    for (index, (name, value)) in pairs.into_inner().into_iter().enumerate() {
         if name != "user_id" {
             return Err(wrong("unknown_parameter", format!("{name:?} is not known")));
         }
@@ -91,7 +91,7 @@ fn asked(query: &str, max: usize) -> Result<Vec<UserId>, Problem> {
         if seen.insert(user.clone()) {
             users.push(user);
         }
-        if users.len() > max {
+        if index >= max {
             return Err(wrong("too_many_users", format!("ask for {max} at most")));
         }
     }

@@ -15,19 +15,26 @@ pub(crate) struct Dev {
     dir: TempDir,
     listen: u16,
     broker: u16,
+    settings: Vec<(&'static str, &'static str)>,
     child: Child,
 }
 
 impl Dev {
     /// Starts it on an empty folder. Answers when it is ready.
     pub(crate) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// The same, with more environment variables.
+    pub(crate) async fn start_with(settings: &[(&'static str, &'static str)]) -> Self {
         let dir = TempDir::new().unwrap();
         let (listen, broker) = (free_port(), free_port());
-        let child = spawn(&dir, listen, broker);
+        let child = spawn(&dir, listen, broker, settings);
         let dev = Self {
             dir,
             listen,
             broker,
+            settings: settings.to_vec(),
             child,
         };
         dev.wait_ready().await;
@@ -38,7 +45,7 @@ impl Dev {
     pub(crate) async fn kill_and_restart(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        self.child = spawn(&self.dir, self.listen, self.broker);
+        self.child = spawn(&self.dir, self.listen, self.broker, &self.settings);
         self.wait_ready().await;
     }
 
@@ -100,7 +107,7 @@ impl Drop for Dev {
     }
 }
 
-fn spawn(dir: &TempDir, listen: u16, broker: u16) -> Child {
+fn spawn(dir: &TempDir, listen: u16, broker: u16, settings: &[(&str, &str)]) -> Child {
     let log = std::fs::OpenOptions::new()
         .create(true)
         .append(true)
@@ -113,6 +120,7 @@ fn spawn(dir: &TempDir, listen: u16, broker: u16) -> Child {
         .args(["--listen", &format!("127.0.0.1:{listen}")])
         .args(["--broker-listen", &format!("127.0.0.1:{broker}")])
         .env("SUMU__LOG__CHECK_INTERVAL", "200ms")
+        .envs(settings.iter().copied())
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())
         .stderr(log)

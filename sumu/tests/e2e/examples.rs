@@ -4,7 +4,7 @@
 //! `scripts/test` installs what they need; where a tool is missing and the run does not require it,
 //! the test says so and passes.
 
-mod foreign;
+pub(crate) mod foreign;
 mod user;
 mod webhook;
 

@@ -1,6 +1,6 @@
 //! Runs the whole system as its users do: real processes, real sockets, a real log.
 //!
-//! `guarantees` and `compose` need Kafka and a CQL server; `embedded` and `examples` run on `sumu dev` alone.
+//! `guarantees` and `compose` need Kafka and a CQL server; the others run on `sumu dev` alone.
 
 #![expect(
     clippy::unwrap_used,
@@ -16,6 +16,7 @@ mod device;
 mod embedded;
 mod examples;
 mod guarantees;
+mod http_api;
 mod kafka;
 
 use std::time::Duration;

@@ -105,7 +105,7 @@ fn run(program: impl AsRef<OsStr>, file: &str, args: &[&str]) -> Command {
     command
 }
 
-fn variable(name: &str) -> Option<OsString> {
+pub(crate) fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
