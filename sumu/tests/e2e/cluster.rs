@@ -11,6 +11,8 @@ use tokio::time::Instant;
 use tempfile::TempDir;
 
 pub(crate) const SECRET: &str = "end-to-end-secret-of-thirty-two-bytes";
+pub(crate) const API_KEY: &str = "end-to-end-secret-of-thirty-two-bytes-for-applications";
+pub(crate) const PUSH_SECRET: &str = "end-to-end-secret-of-thirty-two-bytes-for-pushes";
 
 /// Where the real servers are; `None` when this run has none.
 #[derive(Clone, Debug)]
@@ -54,6 +56,8 @@ pub(crate) struct Cluster {
     /// The topic prefix, which also makes group names unique.
     pub(crate) prefix: String,
     dir: TempDir,
+    /// Environment of every process, in addition to the file.
+    settings: Vec<(String, String)>,
     processes: Vec<Process>,
 }
 
@@ -72,6 +76,7 @@ impl Cluster {
             servers,
             prefix: format!("{tag}."),
             dir: TempDir::new().unwrap(),
+            settings: vec![],
             processes: vec![],
         };
         fs::write(cluster.config(), cluster.common(&tag)).unwrap();
@@ -105,6 +110,11 @@ impl Cluster {
         command
     }
 
+    /// Gives a variable to every process that starts from now on.
+    pub(crate) fn set(&mut self, variable: &str, value: &str) {
+        self.settings.push((variable.to_owned(), value.to_owned()));
+    }
+
     /// Starts `count` of a role, named `role-1`, `role-2`, … Answers when each says that it is ready.
     pub(crate) async fn start(&mut self, role: &'static str, count: usize) {
         for i in 1..=count {
@@ -124,6 +134,7 @@ impl Cluster {
             .unwrap();
         let mut command = self.command(role);
         command
+            .envs(self.settings.iter().map(|(name, value)| (name, value)))
             .env("SUMU__ADMIN__LISTEN", format!("127.0.0.1:{}", ports.1))
             .stdout(log.try_clone().unwrap())
             .stderr(log);
@@ -159,9 +170,13 @@ impl Cluster {
         }
     }
 
+    /// All that a process has written.
+    pub(crate) fn whole_log(&self, name: &str) -> String {
+        fs::read_to_string(self.dir.path().join(format!("{name}.log"))).unwrap_or_default()
+    }
+
     pub(crate) fn log(&self, name: &str) -> String {
-        let text =
-            fs::read_to_string(self.dir.path().join(format!("{name}.log"))).unwrap_or_default();
+        let text = self.whole_log(name);
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(60)..].join("\n")
     }
@@ -184,8 +199,14 @@ impl Cluster {
 
     /// A token for that user, from the binary's own `token`.
     pub(crate) fn token(user: &str) -> String {
+        Self::token_for(user, "1h")
+    }
+
+    /// One that counts for so long.
+    pub(crate) fn token_for(user: &str, ttl: &str) -> String {
         let output = Command::new(env!("CARGO_BIN_EXE_sumu"))
-            .args(["token", "--sub", user, "--hs256-secret", SECRET])
+            .args(["token", "--sub", user, "--ttl", ttl])
+            .args(["--hs256-secret", SECRET])
             .output()
             .unwrap();
         assert!(output.status.success());

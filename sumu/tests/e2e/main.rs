@@ -1,6 +1,6 @@
 //! Runs the whole system as its users do: real processes, real sockets, a real log.
 //!
-//! `guarantees` and `compose` need Kafka and a CQL server; the others run on `sumu dev` alone.
+//! `guarantees`, `compose` and `rights` need Kafka and a CQL server; the others run on `sumu dev` alone.
 
 #![expect(
     clippy::unwrap_used,
@@ -18,6 +18,7 @@ mod examples;
 mod guarantees;
 mod http_api;
 mod kafka;
+mod rights;
 
 use std::time::Duration;
 
