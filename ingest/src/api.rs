@@ -5,10 +5,12 @@ use actix_web::http::StatusCode;
 use runtime::http::Problem;
 
 mod authorization;
+pub(crate) mod connections;
 pub(crate) mod disconnect;
 pub(crate) mod notifications;
 pub(crate) mod presence;
 pub(crate) mod revocation;
+pub(crate) mod subscriptions;
 
 /// A body that could not be read.
 pub(crate) fn unreadable(error: &actix_web::Error) -> Problem {

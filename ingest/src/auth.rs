@@ -27,6 +27,8 @@ use futures_util::future::BoxFuture;
 use schemas::{Millis, UserId};
 use serde_json::{Map, Value};
 
+use crate::watchlist::Permit;
+
 pub use config::Config;
 pub use verifier::Verifier;
 
@@ -41,6 +43,8 @@ pub struct Principal {
     pub issued_at: Option<Millis>,
     /// The claims that the configuration chose to carry, if any.
     pub claims: Option<Map<String, Value>>,
+    /// Whom they may watch.
+    pub watch: Permit,
 }
 
 /// What a token says, proved by its issuer's key, within its time, and for us.

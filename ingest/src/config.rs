@@ -12,6 +12,10 @@ use serde::{Deserialize, Serialize};
 use crate::admission::address::{ForwardedHeader, Network};
 use crate::auth;
 
+mod reads;
+
+pub use reads::{Allow, Subscriptions, Watch};
+
 /// What an edge listens on, whom it lets in and how far they may go. Durations are written like
 /// `5s` or `500ms`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -48,6 +52,10 @@ pub struct Config {
     pub routes: BTreeMap<String, String>,
     /// Every limit.
     pub limits: Limits,
+    /// The watch list of clients.
+    pub watch: Watch,
+    /// Streams of presence for applications.
+    pub subscriptions: Subscriptions,
     /// How this edge leaves.
     pub drain: Drain,
 }
@@ -114,6 +122,8 @@ pub struct Limits {
     pub push_time: Duration,
     /// Users in one presence query.
     pub max_presence_users: usize,
+    /// Connections listed of one user.
+    pub max_listed_connections: usize,
     /// Notification partitions (and lives of their topic) whose applied offset is remembered.
     pub max_applied_partitions: usize,
     /// Idle connections wait this long between two pings.
@@ -168,6 +178,8 @@ impl Default for Config {
             forwarded_header: ForwardedHeader::default(),
             routes: BTreeMap::new(),
             limits: Limits::default(),
+            watch: Watch::default(),
+            subscriptions: Subscriptions::default(),
             drain: Drain::default(),
         }
     }
@@ -196,6 +208,7 @@ impl Default for Limits {
             push_patience: Duration::from_secs(1),
             push_time: Duration::from_secs(1),
             max_presence_users: 1000,
+            max_listed_connections: 1000,
             max_applied_partitions: 4096,
             ping_interval: Duration::from_secs(25),
             silence: Duration::from_mins(1),
@@ -286,6 +299,10 @@ impl Config {
                 !action.is_empty() && action.len() <= 64 && !OWN_ACTIONS.contains(&action.as_str()),
                 "routes: an action has 1 to 64 bytes and is neither `ping` nor `refresh`",
             );
+            check(
+                !self.watch.is_on() || !matches!(action.as_str(), "watch" | "unwatch"),
+                "routes: `watch` and `unwatch` are sumu's own while watch.allow is on",
+            );
         }
         check(
             self.origins.iter().all(|origin| is_origin(origin)),
@@ -299,6 +316,8 @@ impl Config {
                 .map(|fault| format!("auth.{fault}")),
         );
         faults.extend(self.limits.faults());
+        faults.extend(self.watch.faults(self.limits.max_queued_frames));
+        faults.extend(self.subscriptions.faults());
         if self.drain.spread > self.drain.timeout {
             faults.push("drain.spread: must not exceed drain.timeout".into());
         }
@@ -349,6 +368,7 @@ impl Limits {
             ("max_request_bytes", self.max_request_bytes),
             ("max_push_bytes", self.max_push_bytes),
             ("max_presence_users", self.max_presence_users),
+            ("max_listed_connections", self.max_listed_connections),
             ("max_applied_partitions", self.max_applied_partitions),
         ];
         let spans = [
@@ -421,6 +441,10 @@ mod tests {
         config.auth.hs256_secret = Some(secret("a secret of more than thirty-two bytes"));
         config.routes.insert("ping".into(), "topic".into());
         config.origins = vec!["https://*.example".into()];
+        config.routes.insert("watch".into(), "topic".into());
+        config.watch.allow = Allow::Anybody;
+        config.watch.max_users = 1000;
+        config.subscriptions.max = 0;
         config.limits.max_in_flight = 0;
         config.limits.silence = Duration::ZERO;
         config.drain.timeout = Duration::ZERO;
@@ -432,8 +456,11 @@ mod tests {
             "public_url",
             "admin.api_keys",
             "push_url",
-            "routes",
+            "routes: an action",
             "origins",
+            "while watch.allow is on",
+            "watch.max_users",
+            "subscriptions.max",
             "max_in_flight",
             "silence",
             "drain.spread",

@@ -21,6 +21,7 @@ use crate::opening::{Connection, Opened};
 use crate::registry::Inbox;
 use crate::session::{Answer, CloseFrame, Input, Loss, Output, Route, Session, Verdict};
 use crate::socket::{Frame, Gone};
+use crate::watchlist::Watches;
 
 /// What waits for the socket: the session's answers, before the notifications.
 #[derive(Debug)]
@@ -29,6 +30,16 @@ struct Outbox {
     /// A notification taken from the inbox for which the socket had no room yet.
     staged: Option<ByteString>,
     inbox: Inbox,
+}
+
+impl Outbox {
+    const fn new(inbox: Inbox) -> Self {
+        Self {
+            answers: VecDeque::new(),
+            staged: None,
+            inbox,
+        }
+    }
 }
 
 /// How far writing got.
@@ -55,12 +66,9 @@ pub(crate) async fn run<R, W>(
 {
     let Opened { connection, inbox } = opened;
     let mailbox = inbox.mailbox();
-    let mut outbox = Outbox {
-        answers: VecDeque::new(),
-        staged: None,
-        inbox,
-    };
+    let mut outbox = Outbox::new(inbox);
     let mut answers = FuturesUnordered::new();
+    let mut watches = Watches::default();
     let mut todo = Vec::new();
     let mut alarm = std::pin::pin!(sleep_until(session.deadline().into()));
 
@@ -109,20 +117,22 @@ pub(crate) async fn run<R, W>(
                     request,
                     expires_at,
                 } => answers.push(Either::Right(renew(&connection, request, expires_at))),
+                Output::Watch { request, users } => {
+                    let begun = watches.begin(&edge, &mailbox, request, users);
+                    answers.push(Either::Right(begun));
+                }
+                Output::Unwatch(users) => watches.end(&users),
                 Output::Refresh { expires_at } => connection.refresh(expires_at),
                 Output::End(ending) => break 'life ending,
             }
         }
     };
     connection.end(ending);
+    drop(watches);
     // A client that does not read gets as much time for the last frames as for any other.
     let goodbye = farewell(&mut reader, &mut writer, outbox.answers, ending.frame);
-    if timeout(edge.config.limits.close_timeout, goodbye)
-        .await
-        .is_err()
-    {
-        tracing::debug!("a client did not close its side in time");
-    }
+    let goodbye = timeout(edge.config.limits.close_timeout, goodbye).await;
+    goodbye.unwrap_or_else(|_| tracing::debug!("a client did not close its side in time"));
 }
 
 /// Hands the socket as much as it takes now, and tells the session.
@@ -227,6 +237,7 @@ fn check(edge: Arc<Edge>, request: u64, token: Secret) -> BoxFuture<'static, Inp
             Ok(principal) => Verdict::Good {
                 expiry: edge.expiry(principal.expires_at),
                 user_id: principal.user_id,
+                watch: principal.watch,
             },
             Err(denied) => Verdict::Bad {
                 status_code: denied.status().as_u16(),
@@ -307,6 +318,7 @@ mod tests {
             max_unsent_answers: 1,
             max_id_bytes: 1,
             frame_rate: None,
+            max_watched: 0,
         };
         let id: schemas::ConnectionId = "edge.1.0000000000000001".parse().unwrap();
         let registry = Registry::new(MailboxLimits {

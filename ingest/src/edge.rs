@@ -28,6 +28,7 @@ use crate::registry::Registry;
 use crate::revocations::Revocations;
 use crate::session::{Expiry, Route, Rules};
 use crate::telemetry::Instruments;
+use crate::watchlist::Watchers;
 
 /// One edge: shared by its listeners, its sockets and its life.
 #[derive(Debug)]
@@ -52,6 +53,9 @@ pub(crate) struct Edge {
     pub(crate) gate: Mutex<Gate>,
     pub(crate) applied: Applied,
     pub(crate) rules: Arc<Rules>,
+    pub(crate) watchers: Watchers,
+    /// One for each stream of presence.
+    pub(crate) subscriptions: Arc<Semaphore>,
     pub(crate) instruments: Instruments,
     /// What this edge may do now, as its life decides.
     pub(crate) standing: watch::Receiver<Standing>,

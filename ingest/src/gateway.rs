@@ -51,6 +51,7 @@ pub(crate) async fn connect(
         let principal = &candidate.principal;
         (principal.user_id.clone(), principal.expires_at)
     };
+    let permit = candidate.principal.watch.clone();
     let began = now();
     let (tell, told) = oneshot::channel();
     {
@@ -74,7 +75,7 @@ pub(crate) async fn connect(
         connection_id: opened.connection.row().connection_id.clone(),
         expiry: edge.expiry(expires_at),
     };
-    let session = Session::new(Arc::clone(&edge.rules), identity, now());
+    let session = Session::new(Arc::clone(&edge.rules), identity, now()).permitting(permit);
     let (reader, writer) = socket::actix(socket, messages, max);
     actix_web::rt::spawn(connection::run(edge, reader, writer, opened, session));
     Ok(answer)

@@ -7,6 +7,7 @@
 //!                                                                │  send, publish ─▶ log ─▶ ack
 //!   edges topic ◀─▶ lifecycle ◀─▶ lease (pure) ─ standing ─▶ everything above
 //!   revocations topic ─▶ revoke ─▶ revocations (pure): who may neither enter nor stay
+//!   presence topic ─▶ watchlist ─mailbox─▶ connection,  ─▶ subscription ─▶ GET /v1/presence/events
 //!   application ─▶ api: POST /v1/notifications ─▶ log,  GET /v1/presence ─▶ store
 //! ```
 //!
@@ -23,9 +24,9 @@ mod edge;
 mod gateway;
 mod guard;
 pub mod journal;
+mod known;
 pub mod lease;
 mod lifecycle;
-
 mod opening;
 mod push;
 pub mod registry;
@@ -34,7 +35,9 @@ mod revoke;
 mod server;
 pub mod session;
 mod socket;
+mod subscription;
 mod telemetry;
+mod watchlist;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -54,6 +57,7 @@ use tokio_util::task::TaskTracker;
 
 pub use auth::{Authorizer, Verifier};
 pub use config::Config;
+pub use watchlist::Permit;
 
 use crate::admission::bucket::Rate;
 use crate::admission::gate::{self, Gate};
@@ -64,6 +68,7 @@ use crate::registry::{MailboxLimits, Registry};
 use crate::revocations::Revocations;
 use crate::server::Servers;
 use crate::session::{Route, Rules};
+use crate::watchlist::Watchers;
 
 /// What an edge works with.
 #[derive(Debug, Clone)]
@@ -152,7 +157,7 @@ impl Node {
             .push_url
             .clone()
             .unwrap_or_else(|| format!("http://{}", servers.admin()));
-        let verifier = Arc::new(Verifier::new(config.auth.clone()).map_err(Error::Config)?);
+        let verifier = Arc::new(Verifier::new(auth(&config)).map_err(Error::Config)?);
         let limits = &config.limits;
         let edge = Arc::new(Edge {
             id,
@@ -177,12 +182,12 @@ impl Node {
             gate: Mutex::new(Gate::new(gate_limits(limits))),
             applied: applied::Applied::new(limits.max_applied_partitions),
             rules: Arc::new(rules(&config, &deps.log, deps.timings)),
+            watchers: Watchers::new(config.watch.max_watchers),
+            subscriptions: slots(config.subscriptions.max),
             instruments: telemetry::Instruments::new(),
             standing: current,
             fences: fence,
-            slots: Arc::new(Semaphore::new(
-                limits.max_connections.min(Semaphore::MAX_PERMITS),
-            )),
+            slots: slots(limits.max_connections),
             tasks: TaskTracker::new(),
             handle: Handle::current(),
             log: deps.log,
@@ -295,6 +300,18 @@ fn gate_limits(limits: &config::Limits) -> gate::Limits {
     }
 }
 
+/// Which tokens count, and which claim of theirs permits to watch.
+fn auth(config: &Config) -> auth::Config {
+    auth::Config {
+        watch: config.watch.clone(),
+        ..config.auth.clone()
+    }
+}
+
+fn slots(max: usize) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)))
+}
+
 fn edge_id(config: &Config) -> Result<EdgeId, Error> {
     let name = config
         .edge_id
@@ -352,6 +369,11 @@ fn rules(config: &Config, log: &Log, timings: Timings) -> Rules {
             Duration::from_secs(1),
             limits.frame_burst,
         ),
+        max_watched: if config.watch.is_on() {
+            config.watch.max_users
+        } else {
+            0
+        },
     }
 }
 

@@ -79,7 +79,7 @@ pub struct Delivered {
 
 impl Mailbox {
     /// Queues a frame, or decides that the socket is too slow. Never waits.
-    fn deliver(self: &Arc<Self>, frame: &ByteString, delivered: &mut Delivered) {
+    pub(crate) fn deliver(self: &Arc<Self>, frame: &ByteString, delivered: &mut Delivered) {
         if self.closing().is_some() {
             return;
         }

@@ -220,7 +220,11 @@ fn admin(app: &mut ServiceConfig, endpoints: &Endpoints, edge: &Edge) {
     )
     .service(resource("/v1/presence", "GET").route(web::get().to(api::presence::presence)))
     .service(
-        resource("/v1/users/{user_id}/connections", "DELETE")
+        resource("/v1/presence/events", "GET").route(web::get().to(api::subscriptions::subscribe)),
+    )
+    .service(
+        resource("/v1/users/{user_id}/connections", "GET, DELETE")
+            .route(web::get().to(api::connections::list))
             .route(web::delete().to(api::revocation::revoke)),
     )
     .service(

@@ -6,8 +6,9 @@
 
 mod ending;
 mod protocol;
+mod watches;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use schemas::{CloseCode, ConnectionId, UserId};
 use serde_json::value::RawValue;
 
 use crate::admission::bucket::{Bucket, Rate};
+use crate::watchlist::Permit;
 pub use ending::{CloseFrame, Ending};
 pub use protocol::{Answer, Expiry, Input, Loss, Output, Route, Verdict};
 
@@ -44,6 +46,8 @@ pub struct Rules {
     pub max_id_bytes: usize,
     /// Frames that one client may send; no limit without one.
     pub frame_rate: Option<Rate>,
+    /// Users that one client may watch; 0 where no client may.
+    pub max_watched: usize,
 }
 
 /// Whose connection a session serves, and until when.
@@ -71,11 +75,14 @@ pub struct Session {
     next_ping: Instant,
     next_refresh: Instant,
     stalled_since: Option<Instant>,
-    /// What waits for the log, or for a token to be judged, by number. Numbers grow, and so do
-    /// their deadlines.
+    /// What waits for the log, for a token to be judged, or for a watch to begin, by number. Numbers
+    /// grow, and so do their deadlines.
     in_flight: BTreeMap<u64, InFlight>,
     unsent_answers: usize,
     requests: u64,
+    permit: Permit,
+    /// Whom the client watches.
+    watched: BTreeSet<UserId>,
     ended: bool,
 }
 
@@ -94,6 +101,8 @@ enum Waiting {
     Token,
     /// The expiry of a good new token, for the log.
     Renewal(Expiry),
+    /// To watch these users.
+    Watch(Vec<UserId>),
 }
 
 impl Waiting {
@@ -102,6 +111,7 @@ impl Waiting {
         match self {
             Self::Message(route) => &route.action,
             Self::Token | Self::Renewal(_) => "refresh",
+            Self::Watch(_) => "watch",
         }
     }
 }
@@ -161,9 +171,17 @@ impl Session {
             in_flight: BTreeMap::new(),
             unsent_answers: 0,
             requests: 0,
+            permit: Permit::Nobody,
+            watched: BTreeSet::new(),
             ended: false,
             rules,
         }
+    }
+
+    /// The same, for a client who may watch those users.
+    #[must_use]
+    pub fn permitting(self, permit: Permit) -> Self {
+        Self { permit, ..self }
     }
 
     /// Whether the socket should be read: not while too much of the client's is unanswered, so that
@@ -222,6 +240,7 @@ impl Session {
             Input::Lost(Loss::Dropped) => self.end(Ending::DROPPED, out),
             Input::Answered { request, answer } => self.answered(request, &answer, out),
             Input::Checked { request, verdict } => self.checked(request, verdict, out),
+            Input::Watched { request, begun } => self.begun(request, begun, out),
             Input::Stalled => self.stalled_since = self.stalled_since.or(Some(now)),
             Input::Flowing => self.stalled_since = None,
             Input::AnswerSent => self.unsent_answers = self.unsent_answers.saturating_sub(1),
@@ -264,6 +283,7 @@ impl Session {
                 self.answer(Output::Send(pong.encode().into()), out);
             }
             "refresh" => self.token(now, &frame, out),
+            "watch" | "unwatch" if self.rules.max_watched > 0 => self.watch_list(now, &frame, out),
             action => match self.rules.routes.get(action) {
                 Some(route) => self.message(now, text, &frame, Arc::clone(route), out),
                 None => self.refuse(&Fault::new(400, "unknown action"), frame.id, out),
@@ -321,9 +341,14 @@ impl Session {
             return;
         };
         let refused = match verdict {
-            Verdict::Good { user_id, expiry } if user_id == self.user_id => {
+            Verdict::Good {
+                user_id,
+                expiry,
+                watch,
+            } if user_id == self.user_id => {
                 let expiry = self.expiry.or_later(expiry);
                 waiting.what = Waiting::Renewal(expiry);
+                self.permit_only(watch, out);
                 return out.push(Output::Renew {
                     request,
                     expires_at: expiry.at,
@@ -394,6 +419,10 @@ impl Session {
             let fault = match late.what {
                 Waiting::Token => UNCHECKED,
                 Waiting::Message(_) | Waiting::Renewal(_) => UNKNOWN,
+                Waiting::Watch(users) => {
+                    self.forget(&users, out);
+                    watches::UNAVAILABLE
+                }
             };
             self.refuse(&fault, late.id.as_deref(), out);
         }

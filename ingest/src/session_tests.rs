@@ -12,7 +12,7 @@ fn start() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-fn rules() -> Rules {
+pub(super) fn rules() -> Rules {
     let route = |action: &str| {
         let route = Route {
             action: action.into(),
@@ -33,10 +33,11 @@ fn rules() -> Rules {
         max_unsent_answers: 4,
         max_id_bytes: 16,
         frame_rate: None,
+        max_watched: 0,
     }
 }
 
-fn connection() -> ConnectionId {
+pub(super) fn connection() -> ConnectionId {
     "edge-1.7.00000000deadbeef".parse().unwrap()
 }
 
@@ -107,7 +108,7 @@ impl Bench {
     }
 }
 
-fn frames(out: &[Output]) -> Vec<Value> {
+pub(super) fn frames(out: &[Output]) -> Vec<Value> {
     let text = |output: &Output| match output {
         Output::Send(text) => Some(serde_json::from_str(text).unwrap()),
         _ => None,
@@ -220,10 +221,7 @@ fn request_ids_differ() {
     let ids: Vec<_> = (0..4)
         .map(|_| frames(&bench.text("?"))[0]["requestId"].to_string())
         .collect();
-    assert_eq!(
-        ids.iter().collect::<std::collections::BTreeSet<_>>().len(),
-        4
-    );
+    assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), 4);
 }
 
 #[test]
@@ -404,7 +402,11 @@ fn every_end_has_its_code() {
 
 fn good(expiry: Expiry) -> Verdict {
     let user_id = alice();
-    Verdict::Good { user_id, expiry }
+    Verdict::Good {
+        user_id,
+        expiry,
+        watch: Permit::Nobody,
+    }
 }
 
 fn bad() -> Verdict {
@@ -463,6 +465,7 @@ fn what_is_not_extended_ends_at_its_own_time() {
     let other = Verdict::Good {
         user_id: "bob".parse().unwrap(),
         expiry: expiry(start(), None),
+        watch: Permit::Nobody,
     };
     for (verdict, status, code) in [(bad(), 401, "token_expired"), (other, 403, "other_user")] {
         let mut bench = Bench::expiring(Some(30 * SECOND));

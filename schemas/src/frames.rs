@@ -6,12 +6,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{ConnectionId, DecodeError, Millis, Position, json};
+use crate::presence::UserState;
+use crate::{ConnectionId, DecodeError, Millis, Position, UserId, json};
 
 /// A text frame from a client. Members unknown here are ignored.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct ClientFrame<'a> {
-    /// Selects the route: `ping`, `refresh`, `send`, `publish`, or one of the configured routes.
+    /// Selects the route: `ping`, `refresh`, `send`, `publish`, or one of the configured routes; where the
+    /// edge allows it also `watch` and `unwatch`.
     #[serde(borrow)]
     pub action: Cow<'a, str>,
     /// Any JSON, for routes that go to the log. `null` counts as a message.
@@ -26,6 +28,10 @@ pub struct ClientFrame<'a> {
     #[serde(borrow, default, deserialize_with = "json::present")]
     #[schemars(with = "serde_json::Value")]
     pub token: Option<&'a RawValue>,
+    /// User ids, for `watch` and `unwatch` only: any other action ignores it.
+    #[serde(borrow, default, deserialize_with = "json::present")]
+    #[schemars(with = "Vec<UserId>")]
+    pub users: Option<&'a RawValue>,
 }
 
 impl<'a> ClientFrame<'a> {
@@ -71,10 +77,30 @@ pub enum ServerFrame<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         expires_at: Option<Millis>,
     },
+    /// The answer to `watch` and `unwatch`.
+    #[serde(rename = "ack")]
+    Watching {
+        /// `watch` or `unwatch`.
+        action: &'a str,
+        /// As in the client's frame.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        #[schemars(with = "serde_json::Value")]
+        id: Option<&'a RawValue>,
+        /// 200.
+        status_code: u16,
+        /// Everybody whom the connection watches now, in the order of their ids.
+        users: Vec<&'a UserId>,
+    },
+    /// A user whom the connection watches: their state as the watch begins, then each change. Of a
+    /// change it is the value of the record in `presence`, byte for byte.
+    Presence {
+        /// What they are.
+        message: &'a UserState,
+    },
     /// The frame was not carried out, or it is not known whether it was.
     Error {
-        /// As in HTTP: 400 for what the client can mend, 401 and 403 for a token that does not count,
-        /// 5xx for what it can't mend.
+        /// As in HTTP: 400 for what the client can mend, 401 and 403 for a token that does not count or
+        /// does not permit it, 5xx for what it can't mend.
         status_code: u16,
         /// For programs, where there are several reasons for one status: `token_expired`, …
         #[serde(skip_serializing_if = "Option::is_none")]

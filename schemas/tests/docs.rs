@@ -97,5 +97,6 @@ fn client_frames() {
         let frame = ClientFrame::decode(&text).expect(&text);
         actions.push(frame.action.into_owned());
     }
-    assert_eq!(actions, ["ping", "send", "publish", "refresh"]);
+    let known = ["ping", "send", "publish", "refresh", "watch", "unwatch"];
+    assert_eq!(actions, known);
 }

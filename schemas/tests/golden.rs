@@ -7,6 +7,7 @@ use std::path::Path;
 use bytes::Bytes;
 use schemas::cloudevents::SumuAttributes;
 use schemas::frames::{ClientFrame, Outcome, ServerFrame};
+use schemas::presence::{Status, UserState};
 use schemas::push::{PushItem, Target};
 use schemas::{
     ConnectionEvent, ConnectionId, EdgeRecord, Envelope, Epoch, Millis, Notification, Position,
@@ -136,6 +137,20 @@ fn client_frames() {
     );
     assert_eq!(send.id.map(RawValue::get), Some("7"));
 
+    let text = json("client-frame.watch");
+    let watch = ClientFrame::decode(&text).expect("watch");
+    let users = watch.users.map(RawValue::get);
+    assert_eq!(
+        (&*watch.action, users),
+        ("watch", Some(r#"["alice","bob"]"#))
+    );
+    let text = json("client-frame.unwatch");
+    let unwatch = ClientFrame::decode(&text).expect("unwatch");
+    assert_eq!(
+        (&*unwatch.action, unwatch.users.is_none()),
+        ("unwatch", true)
+    );
+
     let text = json("client-frame.publish");
     let publish = ClientFrame::decode(&text).expect("publish");
     assert_eq!(
@@ -239,6 +254,53 @@ fn server_frames_about_a_refresh() {
                 connection_id,
                 request_id: REQUEST,
                 outcome: None,
+            },
+        ),
+    ];
+    for (name, frame) in frames {
+        assert_eq!(frame.encode(), json(&format!("server-frame.{name}")));
+    }
+}
+
+#[test]
+fn server_frames_of_presence() {
+    let seven = RawValue::from_string("7".into()).expect("JSON");
+    let position = |text: &str| -> Position { text.parse().expect("a position") };
+    let user = |name: &str| -> UserId { name.parse().expect("a user id") };
+    let (alice, bob) = (user("alice"), user("bob"));
+    let state = UserState {
+        user_id: alice.clone(),
+        status: Status::Offline,
+        timestamp: Some(Millis(1_764_000_065_000)),
+        cause: None,
+        devices: 0,
+        last_seen: Some(Millis(1_764_000_060_000)),
+        position: Some(position("sumu.connections-7-142")),
+    };
+    let frames = [
+        (
+            "watching",
+            ServerFrame::Watching {
+                action: "watch",
+                id: Some(&seven),
+                status_code: 200,
+                users: vec![&alice, &bob],
+            },
+        ),
+        (
+            "watching.nobody",
+            ServerFrame::Watching {
+                action: "unwatch",
+                id: None,
+                status_code: 200,
+                users: vec![],
+            },
+        ),
+        ("presence", ServerFrame::Presence { message: &state }),
+        (
+            "presence.never_seen",
+            ServerFrame::Presence {
+                message: &UserState::never_seen(bob.clone()),
             },
         ),
     ];

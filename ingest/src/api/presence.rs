@@ -7,8 +7,9 @@ use actix_web::web::{Data, Query};
 use actix_web::{HttpRequest, HttpResponse};
 use runtime::http::Problem;
 use schemas::presence::Status;
-use schemas::{Millis, Position, UserId};
+use schemas::{ConnectionRow, Millis, Position, UserId};
 use serde::Serialize;
+use store::StoreError;
 
 use super::authorization::authorized;
 use crate::edge::Edge;
@@ -38,25 +39,22 @@ pub(crate) async fn presence(
         request.query_string(),
         edge.config.limits.max_presence_users,
     )?;
-    let unavailable = |error: store::StoreError| {
-        tracing::warn!(%error, "presence could not be looked up");
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable").retry_after(1)
-    };
-    let rows = edge.store.presence(&users).await.map_err(unavailable)?;
-    let connections = edge.store.connections(&users).await.map_err(unavailable)?;
+    if users.is_empty() {
+        let problem = Problem::new(StatusCode::BAD_REQUEST, "user_id_missing");
+        return Err(problem.detail("give user_id, once or more"));
+    }
+    // One round: the store is asked for both at once.
+    let asked =
+        futures_util::try_join!(edge.store.presence(&users), edge.store.connections(&users));
+    let (rows, connections) = asked.map_err(|error| store_unavailable(&error))?;
     let mut rows: HashMap<UserId, _> = rows
         .into_iter()
         .map(|row| (row.user_id.clone(), row))
         .collect();
     let mut devices: HashMap<UserId, usize> = HashMap::new();
-    edge.edges.with(|membership| {
-        for row in connections {
-            // Rows of an edge that died stay until presence has cleaned up.
-            if membership.ended(&row.edge_id, row.epoch).is_none() {
-                *devices.entry(row.user_id).or_default() += 1;
-            }
-        }
-    });
+    for row in not_ended(&edge, connections) {
+        *devices.entry(row.user_id).or_default() += 1;
+    }
     let users = users
         .into_iter()
         .map(|user_id| {
@@ -74,8 +72,20 @@ pub(crate) async fn presence(
     Ok(HttpResponse::Ok().json(Presence { users }))
 }
 
-/// The users of a query, each once, in the order of the query.
-fn asked(query: &str, max: usize) -> Result<Vec<UserId>, Problem> {
+/// Without the rows of edges whose lives have ended: they stay until presence has cleaned up.
+pub(super) fn not_ended(edge: &Edge, mut rows: Vec<ConnectionRow>) -> Vec<ConnectionRow> {
+    edge.edges
+        .with(|edges| rows.retain(|row| edges.ended(&row.edge_id, row.epoch).is_none()));
+    rows
+}
+
+pub(super) fn store_unavailable(error: &StoreError) -> Problem {
+    tracing::warn!(%error, "presence could not be looked up");
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable").retry_after(1)
+}
+
+/// The users of a query, each once, in the order of the query; none, if it names none.
+pub(super) fn asked(query: &str, max: usize) -> Result<Vec<UserId>, Problem> {
     let wrong = |code, detail: String| Problem::new(StatusCode::BAD_REQUEST, code).detail(detail);
     let pairs = Query::<Vec<(String, String)>>::from_query(query)
         .map_err(|error| wrong("malformed_query", error.to_string()))?;
@@ -94,12 +104,6 @@ fn asked(query: &str, max: usize) -> Result<Vec<UserId>, Problem> {
         if index >= max {
             return Err(wrong("too_many_users", format!("ask for {max} at most")));
         }
-    }
-    if users.is_empty() {
-        return Err(wrong(
-            "user_id_missing",
-            "give user_id, once or more".into(),
-        ));
     }
     Ok(users)
 }

@@ -6,6 +6,8 @@ use schemas::{Millis, UserId};
 use serde_json::{Map, Value};
 
 use super::{Principal, Refusal, Verified};
+use crate::config::Watch;
+use crate::watchlist::Permit;
 
 /// What claims are judged by.
 #[derive(Clone, Debug)]
@@ -81,11 +83,12 @@ impl Rules {
     }
 }
 
-/// Whose a token is, by the claim `user`; `carry` names the claims to keep.
+/// Whose a token is, by the claim `user`, and whom they may watch; `carry` names the claims to keep.
 pub(super) fn principal(
     verified: Verified,
     user: &str,
     carry: &[String],
+    watch: &Watch,
 ) -> Result<Principal, Refusal> {
     let Verified {
         mut claims,
@@ -97,12 +100,14 @@ pub(super) fn principal(
         .and_then(Value::as_str)
         .and_then(|user| user.parse().ok())
         .ok_or(Refusal::UserMissing)?;
+    let watch = Permit::of(watch, &claims);
     claims.retain(|name, _| carry.contains(name));
     Ok(Principal {
         user_id,
         expires_at,
         issued_at,
         claims: (!claims.is_empty()).then_some(claims),
+        watch,
     })
 }
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::claims::Rules;
 use super::local::Local;
+use crate::config::Watch;
 pub(super) use issuer::Trusted;
 pub use issuer::{Audience, Cognito, Issuer, Keycloak, PublicKey};
 
@@ -48,6 +49,9 @@ pub struct Config {
     /// How often PEM files are looked at for other keys.
     #[serde(with = "compact::required")]
     pub reload_interval: Duration,
+    /// Which claim says whom a user may watch; the edge has it in a section of its own.
+    #[serde(skip)]
+    pub watch: Watch,
 }
 
 /// How keys are fetched from identity providers.
@@ -107,6 +111,7 @@ impl Default for Config {
             leeway: Duration::from_secs(5),
             max_token_bytes: 8 << 10,
             reload_interval: Duration::from_secs(10),
+            watch: Watch::default(),
         }
     }
 }

@@ -149,7 +149,9 @@ impl Authorizer for Verifier {
     ) -> BoxFuture<'a, Result<Principal, Refusal>> {
         let authorized = async move {
             let (verified, issuer) = self.check(token, now).await?;
-            principal(verified, &issuer.user_claim, &self.config.carry_claims)
+            let config = &self.config;
+            let (carry, watch) = (&config.carry_claims, &config.watch);
+            principal(verified, &issuer.user_claim, carry, watch)
         };
         authorized.boxed()
     }

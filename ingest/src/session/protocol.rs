@@ -10,6 +10,7 @@ use runtime::Secret;
 use schemas::{CloseCode, Millis, Position, UserId};
 
 use super::ending::Ending;
+use crate::watchlist::Permit;
 
 /// Something that happened.
 #[derive(Debug)]
@@ -39,6 +40,13 @@ pub enum Input {
         request: u64,
         /// What it is worth.
         verdict: Verdict,
+    },
+    /// An [`Output::Watch`] has begun, or cannot.
+    Watched {
+        /// Its number.
+        request: u64,
+        /// Whether it has.
+        begun: bool,
     },
     /// A frame could not be handed to the socket at once.
     Stalled,
@@ -109,6 +117,8 @@ pub enum Verdict {
         user_id: UserId,
         /// When it ends.
         expiry: Expiry,
+        /// Whom they may watch.
+        watch: Permit,
     },
     /// It does not count, or cannot be judged now.
     Bad {
@@ -153,6 +163,15 @@ pub enum Output {
         /// What the log is to say.
         expires_at: Option<Millis>,
     },
+    /// Have the states of these users told, and then their changes; answer with [`Input::Watched`].
+    Watch {
+        /// Its number.
+        request: u64,
+        /// Whose.
+        users: Vec<UserId>,
+    },
+    /// Tell no more of these users.
+    Unwatch(Vec<UserId>),
     /// Say in the log that the connection is still open, and when its token ends.
     Refresh {
         /// Never, without it.

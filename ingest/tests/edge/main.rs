@@ -11,5 +11,6 @@ mod faults;
 mod harness;
 mod limits;
 mod messages;
+mod presence;
 mod pushes;
 mod rights;
