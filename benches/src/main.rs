@@ -15,6 +15,7 @@ mod process;
 mod report;
 mod scenarios;
 mod target;
+mod verify;
 
 use std::path::PathBuf;
 
@@ -31,6 +32,8 @@ struct Args {
 enum Command {
     /// Runs every scenario on the floor and on sumu, and prints a table and JSON.
     Run(RunArgs),
+    /// Verifies tokens on one core, beside the bare `jsonwebtoken` call, and prints a table.
+    Verify(verify::Args),
     /// Serves as the floor: accepts sockets, writes what its control socket says.
     Floor,
 }
@@ -60,6 +63,7 @@ fn main() -> anyhow::Result<()> {
         .build()?;
     match args.command {
         Command::Run(run) => runtime.block_on(scenarios::run(&run)),
+        Command::Verify(args) => verify::run(&args),
         Command::Floor => runtime.block_on(floor::serve()),
     }
 }

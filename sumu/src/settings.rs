@@ -338,6 +338,12 @@ mod tests {
         let pages = [
             include_str!("../../docs/configuration.md"),
             include_str!("../../docs/run-on-kafka-and-scylladb.md"),
+            include_str!("../../docs/auth/auth0.md"),
+            include_str!("../../docs/auth/cognito.md"),
+            include_str!("../../docs/auth/firebase.md"),
+            include_str!("../../docs/auth/keycloak.md"),
+            include_str!("../../docs/auth/oidc.md"),
+            include_str!("../../docs/auth/own-keys.md"),
         ];
         let mut read = 0;
         for page in pages {

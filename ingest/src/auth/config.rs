@@ -10,6 +10,7 @@ use runtime::secret::Secret;
 use serde::{Deserialize, Serialize};
 
 use super::claims::Rules;
+use super::fetch;
 use super::local::Local;
 use crate::config::Watch;
 pub(super) use issuer::Trusted;
@@ -236,6 +237,7 @@ impl Fetch {
             .filter(|(_, zero)| *zero)
             .map(|(name, _)| format!("fetch.{name}: must not be 0"))
             .collect();
+        faults.extend(fetch::authorities(self).err());
         if self.refresh_min > self.refresh_max {
             faults.push("fetch.refresh_min: must not exceed fetch.refresh_max".into());
         }

@@ -108,13 +108,8 @@ impl Fetcher {
             .timeout(limits.timeout)
             .pool_idle_timeout(Duration::from_secs(30))
             .user_agent(concat!("sumu/", env!("CARGO_PKG_VERSION")));
-        if let Some(path) = &limits.ca_file {
-            let fault = |error: String| format!("fetch.ca_file: reading {path}: {error}");
-            let pem = std::fs::read(path).map_err(|error| fault(error.to_string()))?;
-            let authorities = Certificate::from_pem_bundle(&pem);
-            for authority in authorities.map_err(|error| fault(error.to_string()))? {
-                client = client.add_root_certificate(authority);
-            }
+        for authority in authorities(limits)? {
+            client = client.add_root_certificate(authority);
         }
         let client = client.build();
         Ok(Self {
@@ -189,6 +184,20 @@ impl Fetcher {
             cause = source;
         }
         FetchError::Unreachable(cause.to_string())
+    }
+}
+
+/// The authorities to trust besides the system's.
+pub(super) fn authorities(limits: &Fetch) -> Result<Vec<Certificate>, String> {
+    let Some(path) = &limits.ca_file else {
+        return Ok(vec![]);
+    };
+    let fault = |error: String| format!("fetch.ca_file: reading {path}: {error}");
+    let pem = std::fs::read(path).map_err(|error| fault(error.to_string()))?;
+    match Certificate::from_pem_bundle(&pem) {
+        Ok(authorities) if authorities.is_empty() => Err(fault("it holds no certificate".into())),
+        Ok(authorities) => Ok(authorities),
+        Err(error) => Err(fault(error.to_string())),
     }
 }
 

@@ -13,8 +13,14 @@ use super::key::Key;
 pub(super) struct Local {
     secrets: Vec<Key>,
     public: Vec<PublicKey>,
-    /// The PEM texts last read, and the keys in them.
-    read: (Vec<String>, Vec<Key>),
+    read: Read,
+}
+
+/// What was read of public keys.
+#[derive(Debug, Default)]
+pub(super) struct Read {
+    texts: Vec<String>,
+    keys: Vec<Key>,
 }
 
 impl Local {
@@ -41,24 +47,23 @@ impl Local {
                 None => {}
             }
         }
-        let mut local = Self {
+        let read = read(public).unwrap_or_else(|of_public| {
+            faults.extend(of_public);
+            Read::default()
+        });
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        Ok(Self {
             secrets: keys,
             public: public.to_vec(),
-            read: (vec![], vec![]),
-        };
-        if let Err(of_public) = local.reload() {
-            faults.extend(of_public);
-        }
-        if faults.is_empty() {
-            Ok(local)
-        } else {
-            Err(faults)
-        }
+            read,
+        })
     }
 
     /// Every key, as last read.
     pub(super) fn keys(&self) -> impl Iterator<Item = &Key> {
-        self.secrets.iter().chain(&self.read.1)
+        self.secrets.iter().chain(&self.read.keys)
     }
 
     /// Whether there are files, which may change.
@@ -66,38 +71,44 @@ impl Local {
         self.public.iter().any(|key| !is_text(key.parts().1))
     }
 
-    /// Reads the files again. Blocks.
-    ///
-    /// # Errors
-    /// All that is wrong; the keys stay as they were.
-    pub(super) fn reload(&mut self) -> Result<Changed, Vec<String>> {
-        let (mut texts, mut keys, mut faults) = (vec![], vec![], vec![]);
-        for (index, key) in self.public.iter().enumerate() {
-            let (kid, source) = key.parts();
-            let read = text(source).and_then(|text| {
-                let of_it = Key::all_of_pem(&text, kid)?;
-                Ok((text, of_it))
-            });
-            match read {
-                Ok((text, of_it)) => {
-                    texts.push(text);
-                    keys.extend(of_it);
-                }
-                Err(fault) => faults.push(format!("public_keys[{index}]: {fault}")),
-            }
-        }
-        if !faults.is_empty() {
-            return Err(faults);
-        }
-        let changed = Changed(texts != self.read.0);
-        self.read = (texts, keys);
-        Ok(changed)
+    /// Where the public keys are.
+    pub(super) fn public(&self) -> Vec<PublicKey> {
+        self.public.clone()
+    }
+
+    /// Takes what was read anew. Whether it is something else than before.
+    pub(super) fn replace(&mut self, read: Read) -> bool {
+        let changed = read.texts != self.read.texts;
+        self.read = read;
+        changed
     }
 }
 
-/// Whether the files held something else than before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Changed(pub(super) bool);
+/// Reads public keys, some of them in files. Blocks.
+///
+/// # Errors
+/// All that is wrong.
+pub(super) fn read(public: &[PublicKey]) -> Result<Read, Vec<String>> {
+    let (mut read, mut faults) = (Read::default(), vec![]);
+    for (index, key) in public.iter().enumerate() {
+        let (kid, source) = key.parts();
+        let text = text(source);
+        let keys = text
+            .as_ref()
+            .map_err(Clone::clone)
+            .and_then(|text| Key::all_of_pem(text, kid));
+        match keys {
+            Ok(keys) => read.keys.extend(keys),
+            Err(fault) => faults.push(format!("public_keys[{index}]: {fault}")),
+        }
+        read.texts.extend(text);
+    }
+    if faults.is_empty() {
+        Ok(read)
+    } else {
+        Err(faults)
+    }
+}
 
 fn is_text(source: &str) -> bool {
     source.trim_start().starts_with("-----BEGIN")

@@ -12,7 +12,7 @@ use super::config::Fetch;
 use super::fetch::{FetchError, Fetcher, Remote};
 use super::key::KeySet;
 use super::keyring::{Keyring, Next};
-use super::local::{Changed, Local};
+use super::local::{self, Local};
 use super::telemetry::Instruments;
 
 /// The keys of one issuer.
@@ -146,17 +146,21 @@ impl Source {
     }
 
     /// Reads files of keys again when they change, for as long as it is polled.
-    pub(super) async fn watch_files(self: &Arc<Self>, interval: Duration) {
+    pub(super) async fn watch_files(&self, interval: Duration) {
+        let public = self.state().local.public();
         loop {
             sleep(interval).await;
-            let this = Arc::clone(self);
-            let reload = tokio::task::spawn_blocking(move || this.state().local.reload());
-            match reload.await {
-                Ok(Ok(Changed(false))) | Err(_) => {}
-                Ok(Ok(Changed(true))) => {
-                    tracing::info!(issuer = self.name, "other keys are in the files");
-                    self.serve();
+            let public = public.clone();
+            let read = tokio::task::spawn_blocking(move || local::read(&public));
+            match read.await {
+                Ok(Ok(read)) => {
+                    let changed = self.state().local.replace(read);
+                    if changed {
+                        tracing::info!(issuer = self.name, "other keys are in the files");
+                        self.serve();
+                    }
                 }
+                Err(_) => tracing::warn!(issuer = self.name, "the files of keys were not read"),
                 Ok(Err(faults)) => {
                     let faults = faults.join("; ");
                     tracing::warn!(issuer = self.name, faults, "the keys of before serve on");

@@ -278,7 +278,90 @@ fn faults_of_keys_are_told() {
     assert_eq!(faults(config), "");
 }
 
+#[test]
+fn every_code_is_of_two_words_or_more() {
+    let source = include_str!("../auth.rs");
+    let codes: Vec<_> = source
+        .split("=> \"")
+        .skip(1)
+        .filter_map(|rest| rest.split('"').next())
+        .collect();
+    assert!(codes.len() >= 16, "{codes:?}");
+    for code in codes {
+        assert!(code.contains('_'), "{code}");
+        assert!(
+            code.chars().all(|c| c == '_' || c.is_ascii_lowercase()),
+            "{code}"
+        );
+    }
+}
+
+/// JSON in the words of headers, claims and published keys.
+fn words() -> impl Strategy<Value = Value> {
+    let word = "(alg|kid|crit|typ|jwk|kty|crv|n|e|x|y|use|key_ops|keys|issuer|jwks_uri|sub|exp|nbf|iat|iss|aud|RSA|EC|P-256|sig|HS256|RS256|[A-Za-z0-9_-]{0,60})";
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        word.prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 24, 6, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+            prop::collection::hash_map(word, inner, 0..6).prop_map(Value::from_iter),
+        ]
+    })
+}
+
 proptest! {
+    /// Whatever a token's header and claims hold, and whoever signed it.
+    #[test]
+    fn no_header_or_claims_make_it_panic(header in words(), claims in words()) {
+        let check = check(hs256());
+        for header in [header, json!({"alg": "HS256"})] {
+            let token = support::compact(header.to_string(), claims.to_string(), Algorithm::HS256, SECRET);
+            let outcome = check.check(&token, NOW);
+            prop_assert!(outcome.is_err() || claims["sub"].is_string());
+        }
+    }
+
+    /// Whatever a provider publishes.
+    #[test]
+    fn no_document_makes_it_panic(document in words(), bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let text = document.to_string();
+        let key = json!({"kty": "RSA", "n": document, "e": "AQAB"});
+        let set = json!({"keys": [document, key]}).to_string();
+        for bytes in [text.as_bytes(), set.as_bytes(), &bytes] {
+            let keys = documents::jwks(bytes).unwrap_or_default().len();
+            let certificates = documents::certificates(bytes).unwrap_or_default().len();
+            prop_assert!(keys <= 2 && certificates == 0);
+            let found = documents::jwks_uri(bytes, "https://issuer");
+            prop_assert!(found.is_err(), "no issuer has that name here");
+        }
+    }
+
+    /// Whatever is in a PEM file.
+    #[test]
+    fn no_key_file_makes_it_panic(
+        bytes in prop::collection::vec(any::<u8>(), 0..300),
+        label in "(PUBLIC KEY|RSA PUBLIC KEY|CERTIFICATE|X)",
+    ) {
+        let text = pem::encode(&pem::Pem::new(label, bytes));
+        prop_assert!(key::Key::all_of_pem(&text, None).is_err());
+    }
+
+    /// A change of any one character of a good token.
+    #[test]
+    fn a_changed_token_is_refused(at in any::<prop::sample::Index>(), other in "[A-Za-z0-9_.~-]") {
+        let good = sign(&claims());
+        let at = at.index(good.len());
+        let (before, after) = (good.split_at(at).0, good.split_at(at + 1).1);
+        let changed = format!("{before}{other}{after}");
+        prop_assume!(changed != good);
+        prop_assert!(check(hs256()).check(&changed, NOW).is_err());
+    }
+
     #[test]
     fn no_token_makes_it_panic(token in ".{0,200}", a in "[A-Za-z0-9_-]{0,40}", b in "[A-Za-z0-9_-]{0,40}") {
         let check = check(hs256());

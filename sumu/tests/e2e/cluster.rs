@@ -71,6 +71,11 @@ struct Process {
 impl Cluster {
     /// Makes the topics of a new deployment.
     pub(crate) fn new(servers: Servers) -> Self {
+        Self::with(servers, "")
+    }
+
+    /// The same, with more lines at the end of the configuration, in the section `ingest.auth`.
+    pub(crate) fn with(servers: Servers, more: &str) -> Self {
         let tag = format!("e2e{}x{}", std::process::id(), free_port());
         let cluster = Self {
             servers,
@@ -79,7 +84,7 @@ impl Cluster {
             settings: vec![],
             processes: vec![],
         };
-        fs::write(cluster.config(), cluster.common(&tag)).unwrap();
+        fs::write(cluster.config(), cluster.common(&tag) + more).unwrap();
         let status = cluster.command("topics").status().unwrap();
         assert!(status.success(), "sumu topics: {status}");
         cluster

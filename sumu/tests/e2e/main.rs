@@ -1,6 +1,6 @@
 //! Runs the whole system as its users do: real processes, real sockets, a real log.
 //!
-//! `guarantees`, `compose` and `rights` need Kafka and a CQL server; the others run on `sumu dev` alone.
+//! `guarantees`, `compose`, `identity` and `rights` need Kafka and a CQL server; the others run on `sumu dev` alone.
 
 #![expect(
     clippy::unwrap_used,
@@ -17,6 +17,7 @@ mod embedded;
 mod examples;
 mod guarantees;
 mod http_api;
+mod identity;
 mod kafka;
 mod rights;
 

@@ -129,6 +129,10 @@ fn what_is_wrong_with_an_issuer_is_told() {
             "fetch.refresh_min: must not exceed",
         ),
         (
+            "[fetch]\nca_file = \"/nowhere.pem\"",
+            "fetch.ca_file: reading /nowhere.pem",
+        ),
+        (
             "[fetch]\nretry_min = \"2h\"",
             "fetch.retry_min: must not exceed",
         ),
