@@ -10,7 +10,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::{ClientConfig, ClientContext, Offset, TopicPartitionList};
 
-use crate::{AppendError, Config, LogError, TopicPartition};
+use crate::{AppendError, Config, LogError, TopicPartition, scan};
 
 /// Room in a request for what surrounds the largest record: DLQ headers and the batch's own.
 const HEADROOM_BYTES: i64 = 128 * 1024;
@@ -62,6 +62,16 @@ pub(crate) fn reader(config: &Config) -> ClientConfig {
         ("enable.partition.eof", "true".into()),
     ]);
     build(config, preferred, required)
+}
+
+/// The properties of a scan of so many partitions: as a reader, but it fetches far ahead.
+pub(crate) fn scanner(config: &Config, partitions: usize) -> ClientConfig {
+    let mut client = reader(config);
+    let ahead = scan::ahead_kbytes(config, partitions);
+    client
+        .set("queued.max.messages.kbytes", ahead.to_string())
+        .set("queued.min.messages", "100000");
+    client
 }
 
 /// The properties of a member of a group.

@@ -23,8 +23,10 @@ mod messages;
 pub mod producer;
 pub mod reader;
 pub mod record;
+pub mod scan;
 mod topics;
 pub mod transaction;
+pub mod view;
 
 pub use config::Config;
 pub use edges::Edges;
@@ -36,4 +38,6 @@ pub use membership::Membership;
 pub use producer::{Append, Producer};
 pub use reader::Reader;
 pub use record::{Appended, Commit, Committed, NewRecord, Record, Start, TopicPartition};
+pub use scan::Scan;
 pub use transaction::TransactionalProducer;
+pub use view::RecordRef;

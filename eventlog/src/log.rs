@@ -12,8 +12,9 @@ use schemas::{Millis, Topics, UserId};
 use tokio::time::{Instant, sleep};
 
 use crate::client::{self, Client, Logging};
+use crate::scan::Range;
 use crate::{
-    Config, GroupConsumer, LogError, Producer, Reader, Start, TopicPartition,
+    Config, GroupConsumer, LogError, Producer, Reader, RecordRef, Scan, Start, TopicPartition,
     TransactionalProducer, topics,
 };
 
@@ -134,6 +135,32 @@ impl Log {
             resolved.push((partition, offset));
         }
         Reader::new(self.clone(), resolved)
+    }
+
+    /// Reads ranges of partitions in one order: what `pick` makes of each record, `None` for what is
+    /// not wanted. It blocks: use it on a thread of its own.
+    ///
+    /// # Errors
+    /// [`LogError::Permanent`] if a property is not accepted.
+    pub fn scan<T, P>(&self, ranges: Vec<Range>, pick: P) -> Result<Scan<T, P>, LogError>
+    where
+        P: FnMut(&RecordRef<'_>) -> Option<T>,
+    {
+        Scan::new(self, ranges, pick)
+    }
+
+    /// How many partitions a topic has; `None` if there is no such topic.
+    ///
+    /// # Errors
+    /// [`LogError::Unavailable`] if the log does not answer within `request_timeout`.
+    pub async fn partitions_of(&self, topic: &Arc<str>) -> Result<Option<i32>, LogError> {
+        let metadata = self.metadata(Arc::clone(topic)).await?;
+        let found = metadata
+            .topics()
+            .iter()
+            .find(|found| found.name() == &**topic);
+        let count = found.map_or(0, |found| found.partitions().len());
+        Ok(i32::try_from(count).ok().filter(|count| *count > 0))
     }
 
     /// The offset after the newest record that `read_committed` readers may see (the last stable

@@ -32,30 +32,8 @@ pub(crate) async fn while_waiting<T>(name: &str, work: impl Future<Output = T>) 
     work.await
 }
 
-/// Text from outside, on one line and without what a terminal would act on.
-pub(crate) fn plain(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes);
-    let mut plain = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() {
-            plain.extend(c.escape_default());
-        } else {
-            plain.push(c);
-        }
-    }
-    plain
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_terminal_would_act_on_is_written_out() {
-        assert_eq!(
-            plain("{\"ü\":1}\n\u{1b}[2J".as_bytes()),
-            "{\"ü\":1}\\n\\u{1b}[2J"
-        );
-        assert_eq!(plain(b"\xff"), "\u{fffd}");
-    }
+/// Says something on standard error that is not the answer.
+pub(crate) fn note(text: impl Display) {
+    // Nobody to tell if this fails.
+    drop(writeln!(io::stderr(), "sumu: {text}"));
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use audit::render;
 
 use crate::settings::{self, Settings, reachable};
 use crate::{console, token};
@@ -38,7 +39,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
     let answer = answer.with_context(|| format!("no answer from {url}"))?;
     let status = answer.status();
     let body = answer.bytes().await.unwrap_or_default();
-    let shown = console::plain(body.get(..SHOWN).unwrap_or(&body));
+    let shown = render::plain(body.get(..SHOWN).unwrap_or(&body));
     anyhow::ensure!(status.is_success(), "{url} says {status}: {shown}");
     console::line(shown)?;
     Ok(())

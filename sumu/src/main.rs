@@ -4,6 +4,7 @@
 //!   sumu dev ─▶ broker + embedded store + every role, in one process
 //!   sumu ingest | presence | pusher ─▶ one role, on Kafka and a CQL store
 //!   sumu topics | config | token | health ─▶ operators      sumu notify | tail ─▶ people at a terminal
+//!   sumu replay | audit | store ─▶ answers from the log, repairs from it
 //! ```
 //!
 //! Backends are chosen here and nowhere else.
@@ -12,13 +13,18 @@ mod config;
 mod console;
 mod dev;
 mod health;
+mod inquiry;
+mod moment;
 mod notify;
 mod patience;
+mod progress;
+mod replay;
 mod roles;
+mod scanning;
 mod settings;
-mod tail;
 mod token;
 mod topics;
+mod upkeep;
 
 use std::process::ExitCode;
 
@@ -34,7 +40,8 @@ struct Cli {
     command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.\n\
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 an answer that may \
+    lack something, 130 interrupted.\n\
     Settings: defaults, then the file, then variables (SUMU__SECTION__NAME), then flags.";
 
 #[derive(Debug, Subcommand)]
@@ -58,7 +65,13 @@ enum Command {
     /// Produce notifications.
     Notify(notify::Args),
     /// Print what comes into a topic.
-    Tail(tail::Args),
+    Tail(replay::TailArgs),
+    /// Print what the log holds.
+    Replay(replay::Args),
+    /// Answer who and when, from the log.
+    Audit(inquiry::Args),
+    /// Compare the store with the log, or build it again.
+    Store(upkeep::Args),
 }
 
 fn main() -> ExitCode {
@@ -72,10 +85,14 @@ fn main() -> ExitCode {
     };
     let code = match result {
         Ok(()) => ExitCode::SUCCESS,
+        // As shells count an end by Ctrl-C.
+        Err(error) if error.is::<Interrupted>() => 130.into(),
         Err(error) => {
             console::complain(&error);
             if error.is::<Faults>() || error.is::<Usage>() {
                 2.into()
+            } else if error.is::<Incomplete>() {
+                3.into()
             } else {
                 1.into()
             }
@@ -99,7 +116,10 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Config(args) => config::run(&args),
         Command::Token(args) => token::run(&args),
         Command::Notify(args) => notify::run(args).await,
-        Command::Tail(args) => tail::run(args).await,
+        Command::Tail(args) => replay::tail(args).await,
+        Command::Replay(args) => replay::run(args).await,
+        Command::Audit(args) => inquiry::run(args).await,
+        Command::Store(args) => upkeep::run(args).await,
     }
 }
 
@@ -107,6 +127,21 @@ async fn run(command: Command) -> anyhow::Result<()> {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Usage(String);
+
+/// The answer was given, and the log no longer holds all that it would rest on: exit code 3.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Incomplete(String);
+
+/// The store is not as the log says: exit code 1.
+#[derive(Debug, thiserror::Error)]
+#[error("the store differs from the log: {0} times")]
+struct Differs(usize);
+
+/// Ended by Ctrl-C: exit code 130.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
+struct Interrupted;
 
 /// What a role of this process failed with.
 type RoleError = Box<dyn std::error::Error + Send + Sync>;

@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+#[path = "cli/replay.rs"]
+mod replay;
+
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Output, Stdio};
@@ -146,6 +149,9 @@ async fn wrong_usage_exits_with_2() {
         &["notify"],
         &["notify", "not json"],
         &["tail", "x", "--from", "soon"],
+        &["replay", "--from", "soon"],
+        &["replay", "presence", "--from", "sumu.connections-0-1"],
+        &["replay", "--follow", "--to", "10m"],
     ] {
         let told = output(&mut sumu(args)).await;
         assert_eq!(told.status.code(), Some(2), "{told:?}");

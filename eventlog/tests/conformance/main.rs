@@ -17,6 +17,7 @@ mod harness;
 mod layout;
 mod lookups;
 mod sasl_ssl;
+mod scans;
 mod transactions;
 
 macro_rules! cases {
@@ -64,6 +65,9 @@ cases! {
     layout::other_required_settings_are_refused,
     lookups::find_offsets_by_time,
     lookups::ends_lie_past_control_records,
+    scans::scans_come_in_time_order,
+    scans::scans_without_an_end_follow,
+    scans::a_scan_says_what_the_log_does_not_hold,
     transactions::commit_outputs_with_offsets,
     transactions::show_nothing_of_what_was_aborted,
     transactions::refuse_partitions_of_others,

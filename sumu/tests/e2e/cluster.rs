@@ -105,10 +105,11 @@ impl Cluster {
             .replace("{secret}", SECRET)
     }
 
-    fn command(&self, role: &str) -> Command {
+    /// `sumu` with this deployment's settings: a role, or a command and what it is to do.
+    pub(crate) fn command(&self, words: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sumu"));
         command
-            .arg(role)
+            .args(words.split(' '))
             .arg("--config")
             .arg(self.config())
             .stdin(Stdio::null());

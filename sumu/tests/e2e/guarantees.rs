@@ -12,7 +12,7 @@ use crate::check::{Produced, Target};
 use crate::cluster::{Cluster, Servers};
 use crate::device::{Command, Device, Journal, Shared};
 use crate::kafka::{Consumed, Producer};
-use crate::{check, kafka, until};
+use crate::{audit, check, kafka, until};
 
 const USERS: usize = 100;
 
@@ -45,7 +45,9 @@ async fn guarantees_hold_while_each_role_is_killed() {
     run.check_deliveries();
     run.check_messages().await;
     run.check_bad_input().await;
+    run.check_store().await;
     run.check_presence().await;
+    run.check_history().await;
 }
 
 /// G4's economy: when users are looked up, only the edges that hold them are asked.
@@ -369,12 +371,39 @@ impl Run {
         );
     }
 
+    /// G5: the store is dropped and built again, while sockets come and go.
+    async fn check_store(&self) {
+        let others = || {
+            let events = self.presence.all();
+            let others = events
+                .iter()
+                .filter(|event| event.key.as_deref() != Some(audit::VISITOR));
+            others.count()
+        };
+        audit::rebuilds_the_store(&self.cluster, others).await;
+    }
+
+    /// What was published is what the log says of every moment.
+    async fn check_history(&self) {
+        let all = || {
+            let events = self.presence.all();
+            events.last().map(|last| last.value.clone())
+        };
+        let last = all();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(all(), last, "everybody is gone");
+        audit::agrees_with_presence(&self.cluster, &self.presence.all()).await;
+    }
+
     async fn check_presence(&self) {
-        let users = || check::alternating(&self.presence.all()).len();
-        until("everybody came", || users() == USERS).await;
+        let alternating = || {
+            let mut events = check::alternating(&self.presence.all());
+            events.remove(audit::VISITOR);
+            events
+        };
+        until("everybody came", || alternating().len() == USERS).await;
         let everybody_is = |status: &str| {
-            let seen = self.presence.all();
-            let events = check::alternating(&seen);
+            let events = alternating();
             events.len() == USERS && events.values().all(|events| events.last() == Some(&status))
         };
         until("everybody is ONLINE", || everybody_is("ONLINE")).await;

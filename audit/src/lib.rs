@@ -1,0 +1,24 @@
+//! Reads the log to say who, what and when. A reader, not a service: it owns no partition.
+//!
+//! ```text
+//!   Selection (what is asked) ─▶ plan ─▶ ranges of partitions, and what retention has removed
+//!   ranges ─▶ eventlog::Scan ─▶ Selection::matches ─▶ render ─▶ lines for people and programs
+//!   connection events ─▶ History (presence's fold, as of a moment) ─▶ who was online, sessions
+//!                      ─▶ Folding ─▶ Digest      mutations ─▶ Rows ─ compare ─▶ Differences of a store
+//! ```
+//!
+//! All but [`plan`] is pure: no I/O, no clock.
+
+pub mod digest;
+pub mod history;
+pub mod plan;
+pub mod render;
+pub mod rows;
+pub mod selection;
+
+pub use digest::Digest;
+pub use history::{History, Window};
+pub use plan::{Ask, Plan, Resume};
+pub use render::Format;
+pub use rows::{Difference, Rows};
+pub use selection::Selection;
