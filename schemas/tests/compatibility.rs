@@ -93,6 +93,21 @@ fn an_older_reader_reads_newer_records() {
     }
 }
 
+/// A change that breaks readers gets a new type, which they tell from those they know by its name alone.
+#[test]
+fn an_older_reader_takes_a_newer_type_for_none_of_its_own() {
+    let mut judged = 0;
+    for (name, value) in golden() {
+        if name.starts_with("sumu.connections.") || name.starts_with("sumu.edges.") {
+            let newer = name.replace(".v1", ".v2");
+            assert_ne!(newer, name);
+            assert!(decoded(&newer, &value).is_err(), "{newer}");
+            judged += 1;
+        }
+    }
+    assert!(judged > 10, "{judged}");
+}
+
 /// The schema says which members may be missing. A member that is added later and not optional
 /// fails in `golden.rs` and here: the golden files lack it.
 #[test]
