@@ -1,6 +1,7 @@
 //! Consumes as a member of a group; partition moves reach the caller as values, in order with
 //! records.
 
+mod member;
 mod moves;
 
 use std::future::poll_fn;
@@ -10,15 +11,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use rdkafka::config::FromClientConfigAndContext;
-use rdkafka::consumer::{
-    CommitMode, Consumer as _, ConsumerGroupMetadata, MessageStream, StreamConsumer,
-};
+use rdkafka::consumer::{CommitMode, Consumer as _, ConsumerGroupMetadata, MessageStream};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::time::{Instant, timeout};
 
+use self::member::{Guard, Member, joining};
 use self::moves::{Moves, Reading, Shared};
 use crate::client::{self, Client};
 use crate::messages::{self, Names};
@@ -48,10 +47,14 @@ pub enum GroupEvent {
 #[derive(Debug)]
 pub struct GroupConsumer {
     group: Group,
+    name: String,
     topics: Vec<Arc<str>>,
     names: Names,
     /// An error that came after records which went out first.
     failed: Option<KafkaError>,
+    guard: Guard,
+    /// The client must be made anew.
+    stranded: bool,
 }
 
 /// What a member can ask of its group while it waits for records: [`GroupConsumer`] dereferences to
@@ -70,24 +73,21 @@ impl Deref for GroupConsumer {
     }
 }
 
-struct Member(StreamConsumer<Moves>);
-
 impl GroupConsumer {
     pub(crate) fn new(log: Log, group: &str, topics: &[Arc<str>]) -> Result<Self, LogError> {
-        let doing = "joining a group";
-        let properties = client::member(log.config(), group);
-        let consumer = StreamConsumer::from_config_and_context(&properties, Moves::new())
-            .map_err(|error| client::log_error(doing, &error))?;
-        let names: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
-        consumer
-            .subscribe(&names)
-            .map_err(|error| client::log_error(doing, &error))?;
-        let consumer = Arc::new(Client::new(Member(consumer)));
+        // As long as the group waits for this member, too.
+        let guard = Guard::new(log.config().session_timeout);
         Ok(Self {
-            group: Group { log, consumer },
+            group: Group {
+                consumer: joining(&log, group, topics)?,
+                log,
+            },
+            name: group.to_owned(),
             topics: topics.to_vec(),
             names: Names::default(),
             failed: None,
+            guard,
+            stranded: false,
         })
     }
 
@@ -103,9 +103,11 @@ impl GroupConsumer {
             Some(error) => error,
             None => match self.event().await {
                 Ok(event) => return Ok(event),
+                Err(_) if self.stranded => return self.join_anew(),
                 Err(error) => error,
             },
         };
+        self.guard.told(&error);
         if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AutoOffsetReset) {
             return Err(client::log_error("consuming", &error));
         }
@@ -114,6 +116,19 @@ impl GroupConsumer {
         let found = self.out_of_range().await;
         self.failed = None;
         Err(found)
+    }
+
+    /// Goes on with a new client, in place of one that has lost its brokers for good.
+    fn join_anew(&mut self) -> Result<GroupEvent, LogError> {
+        tracing::warn!(
+            group = self.name,
+            "a member that lost its brokers joins anew"
+        );
+        let consumer = joining(&self.group.log, &self.name, &self.topics)?;
+        let gone = std::mem::take(&mut self.shared().owned);
+        self.group.consumer = consumer;
+        self.stranded = false;
+        Ok(GroupEvent::Revoked(gone.into_keys().collect()))
     }
 
     async fn event(&mut self) -> Result<GroupEvent, KafkaError> {
@@ -137,6 +152,11 @@ impl GroupConsumer {
         cx: &mut Context<'_>,
     ) -> Poll<Result<GroupEvent, KafkaError>> {
         self.rejoin_if_overslept();
+        let (consumer, topic) = (&self.group.consumer, self.topics.first());
+        if self.guard.is_stranded(consumer, topic, cx) {
+            self.stranded = true;
+            return Poll::Ready(Err(KafkaError::Canceled));
+        }
         let limits = self.group.log.config();
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while batch.len() < limits.batch_records && bytes < limits.batch_bytes {
@@ -163,6 +183,7 @@ impl GroupConsumer {
             }
         }
         if !batch.is_empty() {
+            self.guard.alive();
             return Poll::Ready(Ok(GroupEvent::Records(batch)));
         }
         match self.shared().moves.pop_front() {
@@ -410,12 +431,6 @@ impl Group {
 
     fn shared(&self) -> MutexGuard<'_, Shared> {
         self.consumer.0.context().shared()
-    }
-}
-
-impl std::fmt::Debug for Member {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.context().fmt(f)
     }
 }
 

@@ -24,6 +24,7 @@ pub mod producer;
 pub mod reader;
 pub mod record;
 pub mod scan;
+mod stranded;
 mod topics;
 pub mod transaction;
 pub mod view;

@@ -263,9 +263,24 @@ impl Log {
                 Err(error) if error.is_transient() && Instant::now() + RETRY_AFTER < deadline => {
                     sleep(RETRY_AFTER).await;
                 }
-                answer => return answer,
+                answer => {
+                    if answer.as_ref().is_err_and(LogError::is_transient) {
+                        self.forget_lookups();
+                    }
+                    return answer;
+                }
             }
         }
+    }
+
+    /// The next look-up is made by a new client: this one may have lost its brokers for good.
+    fn forget_lookups(&self) {
+        let mut lookups = self
+            .0
+            .lookups
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *lookups = None;
     }
 
     fn lookups(&self, doing: &'static str) -> Result<Arc<Client<Lookups>>, LogError> {

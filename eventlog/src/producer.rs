@@ -1,16 +1,17 @@
 //! Appends records and answers where and when they were logged.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{
-    BaseRecord, NoCustomPartitioner, Producer as _, ProducerContext, ThreadedProducer,
+    BaseRecord, NoCustomPartitioner, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer,
 };
 use rdkafka::{ClientConfig, ClientContext, Message};
 use schemas::Position;
@@ -28,6 +29,8 @@ const REPLACE_AT_MOST_EVERY: Duration = Duration::from_secs(1);
 ///
 /// Should librdkafka declare its client broken (the log lost the state that makes it idempotent),
 /// the records in flight end as [`AppendError::Unknown`] and a new client takes those that follow.
+/// So it is, too, where the client has lost its brokers for good: all were down, and a record had no
+/// answer since.
 #[derive(Clone, Debug)]
 pub struct Producer(Arc<Inner>);
 
@@ -52,7 +55,17 @@ pub(crate) struct Sender {
 
 /// Hands delivery reports to those who wait for them.
 #[derive(Debug)]
-pub(crate) struct Deliveries(Logging);
+pub(crate) struct Deliveries {
+    logging: Logging,
+    reach: AtomicU8,
+}
+
+/// The log acknowledges, as far as is known.
+const REACHED: u8 = 0;
+/// All brokers were said to be down, and nothing was acknowledged since.
+const DOWN: u8 = 1;
+/// And a record has had no answer in time since: the client may never find a broker again.
+const STRANDED: u8 = 2;
 
 /// Who waits for a delivery report.
 #[derive(Debug)]
@@ -83,6 +96,7 @@ impl Producer {
         reason = "a record is appended once; librdkafka copies it"
     )]
     pub fn append(&self, record: NewRecord) -> Result<Append, AppendError> {
+        self.rescue();
         let sent = {
             let current = self
                 .0
@@ -94,6 +108,35 @@ impl Producer {
         match sent {
             Err(error) if client::is_fatal(&error) => self.append_anew(&record, &error),
             sent => sent.map_err(|error| client::append_error(&error)),
+        }
+    }
+
+    /// Replaces a client that has lost its brokers. What it still holds is given up: sent later, it
+    /// would come after what follows.
+    fn rescue(&self) {
+        let is_stranded = |current: &Current| {
+            current.client.is_stranded() && current.since.elapsed() >= self.0.flush_within
+        };
+        let current = self.0.current.read();
+        if !is_stranded(&current.unwrap_or_else(PoisonError::into_inner)) {
+            return;
+        }
+        let current = self.0.current.write();
+        let mut current = current.unwrap_or_else(PoisonError::into_inner);
+        if !is_stranded(&current) {
+            return;
+        }
+        tracing::warn!("a producer that lost its brokers is made anew");
+        match Sender::new(&self.0.properties, self.0.flush_within) {
+            Ok(sender) => {
+                let given_up = PurgeConfig::default().queue().inflight();
+                current.client.producer.purge(given_up);
+                *current = Current {
+                    client: Client::new(sender),
+                    since: Instant::now(),
+                };
+            }
+            Err(error) => tracing::warn!(%error, "a producer could not be made"),
         }
     }
 
@@ -139,7 +182,7 @@ impl Producer {
 
 impl Sender {
     pub(crate) fn new(properties: &ClientConfig, flush_within: Duration) -> Result<Self, LogError> {
-        let producer = ThreadedProducer::from_config_and_context(properties, Deliveries(Logging))
+        let producer = ThreadedProducer::from_config_and_context(properties, Deliveries::new())
             .map_err(|error| client::log_error("making a producer", &error))?;
         Ok(Self {
             producer,
@@ -166,6 +209,11 @@ impl Sender {
             Ok(()) => Ok(Append(append)),
             Err((error, _)) => Err(error),
         }
+    }
+
+    fn is_stranded(&self) -> bool {
+        let context = self.producer.context();
+        context.reach.load(Ordering::Relaxed) == STRANDED
     }
 
     pub(crate) fn producer(&self) -> ThreadedProducer<Deliveries> {
@@ -209,15 +257,48 @@ impl Future for Append {
     }
 }
 
+impl Deliveries {
+    const fn new() -> Self {
+        Self {
+            logging: Logging,
+            reach: AtomicU8::new(REACHED),
+        }
+    }
+
+    /// Notes what an answer says about the way to the log.
+    fn note(&self, result: &DeliveryResult<'_>) {
+        let from_to = match result {
+            Ok(_) => {
+                self.reach.store(REACHED, Ordering::Relaxed);
+                return;
+            }
+            Err((error, _)) => match error.rdkafka_error_code() {
+                Some(RDKafkaErrorCode::MessageTimedOut) => (DOWN, STRANDED),
+                _ => return,
+            },
+        };
+        self.step(from_to);
+    }
+
+    fn step(&self, (from, to): (u8, u8)) {
+        let relaxed = Ordering::Relaxed;
+        // Already further, or not there yet.
+        let _as_it_was = self.reach.compare_exchange(from, to, relaxed, relaxed);
+    }
+}
+
 impl ClientContext for Deliveries {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.0.log(level, facility, message);
+        self.logging.log(level, facility, message);
     }
 
     fn stats_raw(&self, _: &[u8]) {}
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.0.error(error, reason);
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+            self.step((REACHED, DOWN));
+        }
+        self.logging.error(error, reason);
     }
 }
 
@@ -225,6 +306,7 @@ impl ProducerContext<NoCustomPartitioner> for Deliveries {
     type DeliveryOpaque = Box<Waiting>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, waiting: Box<Waiting>) {
+        self.note(result);
         let answer = match result {
             // A repeat of a record so old that the log has only its number, not its offset.
             Ok(message) if message.offset() < 0 => Err(AppendError::Unknown {

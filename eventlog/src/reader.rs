@@ -3,16 +3,22 @@
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use rdkafka::Offset;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{Consumer as _, ConsumerContext, MessageStream, StreamConsumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use tokio::time::{Instant, sleep_until};
 
 use crate::client::{self, Client, Logging};
 use crate::messages::{self, Names};
+use crate::stranded::Suspicion;
 use crate::{Log, LogError, Record, Start, TopicPartition};
+
+/// How long nothing may come after all brokers were down, until the client is made anew.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Reads committed records of chosen partitions.
 #[derive(Debug)]
@@ -24,6 +30,7 @@ pub struct Reader {
     positions: BTreeMap<TopicPartition, i64>,
     /// What came after records that went out first.
     pending: Option<KafkaError>,
+    suspicion: Suspicion,
 }
 
 /// A consumer in no group.
@@ -33,22 +40,14 @@ impl ConsumerContext for Logging {}
 
 impl Reader {
     pub(crate) fn new(log: Log, starts: Vec<(TopicPartition, i64)>) -> Result<Self, LogError> {
-        let failed = |error| client::log_error("starting a reader", &error);
-        let properties = client::reader(log.config());
-        let consumer =
-            StreamConsumer::from_config_and_context(&properties, Logging).map_err(failed)?;
-        let list = client::list(
-            starts
-                .iter()
-                .map(|(p, offset)| (p, Offset::Offset(*offset))),
-        );
-        consumer.assign(&list.map_err(failed)?).map_err(failed)?;
+        let positions = starts.into_iter().collect();
         Ok(Self {
+            consumer: assigned(&log, &positions)?,
             log,
-            consumer: Client::new(Unjoined(consumer)),
             names: Names::default(),
-            positions: starts.into_iter().collect(),
+            positions,
             pending: None,
+            suspicion: Suspicion::new(PATIENCE),
         })
     }
 
@@ -60,23 +59,7 @@ impl Reader {
     pub async fn next(&mut self) -> Result<Vec<Record>, LogError> {
         let outcome = match self.pending.take() {
             Some(error) => Err(error),
-            None => {
-                let Self {
-                    log,
-                    consumer,
-                    names,
-                    positions,
-                    pending,
-                } = self;
-                let mut batch = Batch {
-                    limits: (log.config().batch_records, log.config().batch_bytes),
-                    names,
-                    positions,
-                    pending,
-                };
-                let mut stream = consumer.0.stream();
-                poll_fn(|cx| batch.poll(&mut stream, cx)).await
-            }
+            None => self.read().await?,
         };
         let error = match outcome {
             Ok(records) => return Ok(records),
@@ -91,6 +74,47 @@ impl Reader {
         let found = self.out_of_range().await;
         self.pending = None;
         Err(found)
+    }
+
+    /// Waits for what the client says; makes it anew if it says nothing any more. Cancel safe.
+    async fn read(&mut self) -> Result<Result<Vec<Record>, KafkaError>, LogError> {
+        loop {
+            let due = self.suspicion.due();
+            let suspected = async {
+                match due {
+                    Some(due) => sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let outcome = tokio::select! {
+                outcome = self.records() => outcome,
+                () = suspected => {
+                    tracing::warn!("a reader that lost its brokers is made anew");
+                    self.consumer = assigned(&self.log, &self.positions)?;
+                    self.suspicion.begin_anew(Instant::now());
+                    continue;
+                }
+            };
+            match &outcome {
+                Ok(_) | Err(KafkaError::PartitionEOF(_)) => self.suspicion.alive(),
+                Err(error) => self.suspicion.told(error, Instant::now()),
+            }
+            return Ok(outcome);
+        }
+    }
+
+    async fn records(&mut self) -> Result<Vec<Record>, KafkaError> {
+        let mut batch = Batch {
+            limits: (
+                self.log.config().batch_records,
+                self.log.config().batch_bytes,
+            ),
+            names: &mut self.names,
+            positions: &mut self.positions,
+            pending: &mut self.pending,
+        };
+        let mut stream = self.consumer.0.stream();
+        poll_fn(|cx| batch.poll(&mut stream, cx)).await
     }
 
     /// The next offset to read, past the control records of transactions; `None` for a partition
@@ -122,6 +146,20 @@ impl Reader {
             reason: "the log has lost a position that was being read".into(),
         }
     }
+}
+
+/// A client that reads on from there.
+fn assigned(
+    log: &Log,
+    positions: &BTreeMap<TopicPartition, i64>,
+) -> Result<Client<Unjoined>, LogError> {
+    let failed = |error| client::log_error("starting a reader", &error);
+    let properties = client::reader(log.config());
+    let consumer = StreamConsumer::from_config_and_context(&properties, Logging).map_err(failed)?;
+    let from = positions.iter().map(|(p, next)| (p, Offset::Offset(*next)));
+    let list = client::list(from).map_err(failed)?;
+    consumer.assign(&list).map_err(failed)?;
+    Ok(Client::new(Unjoined(consumer)))
 }
 
 /// A batch in the making; it lives within one poll, so that nothing is lost if the caller stops
