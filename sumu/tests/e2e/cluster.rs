@@ -3,16 +3,37 @@
 use std::fs;
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use runtime::Timings;
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use tempfile::TempDir;
+use crate::judge::Place;
 
 pub(crate) const SECRET: &str = "end-to-end-secret-of-thirty-two-bytes";
 pub(crate) const API_KEY: &str = "end-to-end-secret-of-thirty-two-bytes-for-applications";
 pub(crate) const PUSH_SECRET: &str = "end-to-end-secret-of-thirty-two-bytes-for-pushes";
+
+/// How many partitions a deployment has.
+pub(crate) const PARTITIONS: i32 = 6;
+
+/// The times of a deployment whose test asks for no others.
+pub(crate) const TIMINGS: Timings = Timings {
+    heartbeat: Duration::from_millis(500),
+    lease: Duration::from_secs(4),
+    connection_ttl: Duration::from_mins(1),
+    presence_grace: Duration::from_secs(3),
+};
+
+/// Variables for a process: its settings, and what a test does to it.
+pub(crate) type Variables<'a> = &'a [(&'a str, &'a str)];
+
+/// CQL servers take schema changes that run into each other badly.
+static SCHEMA: Mutex<()> = Mutex::const_new(());
 
 /// Where the real servers are; `None` when this run has none.
 #[derive(Clone, Debug)]
@@ -55,54 +76,81 @@ pub(crate) struct Cluster {
     pub(crate) servers: Servers,
     /// The topic prefix, which also makes group names unique.
     pub(crate) prefix: String,
-    dir: TempDir,
-    /// Environment of every process, in addition to the file.
+    pub(crate) timings: Timings,
+    pub(crate) keyspace: String,
+    /// Variables of every process.
     settings: Vec<(String, String)>,
+    dir: TempDir,
     processes: Vec<Process>,
 }
 
 struct Process {
     role: &'static str,
     name: String,
-    ports: Option<(u16, u16)>,
+    /// For clients, and the inner one.
+    ports: (u16, u16),
+    /// Of this process alone.
+    variables: Vec<(String, String)>,
     child: Child,
 }
 
 impl Cluster {
     /// Makes the topics of a new deployment.
-    pub(crate) fn new(servers: Servers) -> Self {
-        Self::with(servers, "")
+    pub(crate) async fn new(servers: Servers) -> Self {
+        Self::make(servers, TIMINGS, &[], "").await
     }
 
     /// The same, with more lines at the end of the configuration, in the section `ingest.auth`.
-    pub(crate) fn with(servers: Servers, more: &str) -> Self {
+    pub(crate) async fn with(servers: Servers, more: &str) -> Self {
+        Self::make(servers, TIMINGS, &[], more).await
+    }
+
+    /// The same, with times and settings of its own.
+    pub(crate) async fn timed(servers: Servers, timings: Timings, settings: Variables<'_>) -> Self {
+        Self::make(servers, timings, settings, "").await
+    }
+
+    async fn make(servers: Servers, timings: Timings, settings: Variables<'_>, more: &str) -> Self {
         let tag = format!("e2e{}x{}", std::process::id(), free_port());
         let cluster = Self {
             servers,
             prefix: format!("{tag}."),
+            timings,
+            keyspace: tag,
+            settings: owned(settings),
             dir: TempDir::new().unwrap(),
-            settings: vec![],
             processes: vec![],
         };
-        fs::write(cluster.config(), cluster.common(&tag) + more).unwrap();
-        let status = cluster.command("topics").status().unwrap();
-        assert!(status.success(), "sumu topics: {status}");
+        fs::write(cluster.config(), cluster.common() + more).unwrap();
+        cluster.make_topics().await;
         cluster
+    }
+
+    /// `sumu topics`: makes what is missing, tables included.
+    pub(crate) async fn make_topics(&self) {
+        let _alone = SCHEMA.lock().await;
+        let mut command = tokio::process::Command::from(self.command("topics"));
+        let output = command.kill_on_drop(true).output().await.unwrap();
+        assert!(output.status.success(), "sumu topics: {output:?}");
     }
 
     fn config(&self) -> PathBuf {
         self.dir.path().join("sumu.toml")
     }
 
-    fn common(&self, keyspace: &str) -> String {
-        let Servers { kafka, cql } = &self.servers;
-        let prefix = &self.prefix;
+    fn common(&self) -> String {
+        let millis = |span: Duration| span.as_millis().to_string();
         include_str!("sumu.toml")
-            .replace("{kafka}", kafka)
-            .replace("{cql}", cql)
-            .replace("{prefix}", prefix)
-            .replace("{keyspace}", keyspace)
+            .replace("{kafka}", &self.servers.kafka)
+            .replace("{cql}", &self.servers.cql)
+            .replace("{prefix}", &self.prefix)
+            .replace("{partitions}", &PARTITIONS.to_string())
+            .replace("{keyspace}", &self.keyspace)
             .replace("{secret}", SECRET)
+            .replace("{heartbeat}", &millis(self.timings.heartbeat))
+            .replace("{lease}", &millis(self.timings.lease))
+            .replace("{ttl}", &millis(self.timings.connection_ttl))
+            .replace("{grace}", &millis(self.timings.presence_grace))
     }
 
     /// `sumu` with this deployment's settings: a role, or a command and what it is to do.
@@ -112,6 +160,7 @@ impl Cluster {
             .args(words.split(' '))
             .arg("--config")
             .arg(self.config())
+            .envs(self.settings.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null());
         command
     }
@@ -124,15 +173,38 @@ impl Cluster {
     /// Starts `count` of a role, named `role-1`, `role-2`, … Answers when each says that it is ready.
     pub(crate) async fn start(&mut self, role: &'static str, count: usize) {
         for i in 1..=count {
-            let process = self.spawn(role, format!("{role}-{i}"), (free_port(), free_port()));
-            self.processes.push(process);
+            self.launch(role, &format!("{role}-{i}"), &[]);
         }
         for i in 1..=count {
             self.wait_ready(&format!("{role}-{i}")).await;
         }
     }
 
-    fn spawn(&self, role: &'static str, name: String, ports: (u16, u16)) -> Process {
+    /// Starts one of a role, with that name and variables of its own.
+    pub(crate) async fn start_as(
+        &mut self,
+        role: &'static str,
+        name: &str,
+        variables: Variables<'_>,
+    ) {
+        self.launch(role, name, variables);
+        self.wait_ready(name).await;
+    }
+
+    /// The same, and does not wait.
+    pub(crate) fn launch(&mut self, role: &'static str, name: &str, variables: Variables<'_>) {
+        let ports = (free_port(), free_port());
+        let process = self.spawn(role, name.to_owned(), ports, owned(variables));
+        self.processes.push(process);
+    }
+
+    fn spawn(
+        &self,
+        role: &'static str,
+        name: String,
+        ports: (u16, u16),
+        variables: Vec<(String, String)>,
+    ) -> Process {
         let log = fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -140,7 +212,6 @@ impl Cluster {
             .unwrap();
         let mut command = self.command(role);
         command
-            .envs(self.settings.iter().map(|(name, value)| (name, value)))
             .env("SUMU__ADMIN__LISTEN", format!("127.0.0.1:{}", ports.1))
             .stdout(log.try_clone().unwrap())
             .stderr(log);
@@ -149,10 +220,12 @@ impl Cluster {
                 .env("SUMU__INGEST__LISTEN", format!("127.0.0.1:{}", ports.0))
                 .env("SUMU__INGEST__EDGE_ID", &name);
         }
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
         Process {
             role,
             name,
-            ports: Some(ports),
+            ports,
+            variables,
             child: command.spawn().unwrap(),
         }
     }
@@ -192,15 +265,30 @@ impl Cluster {
     }
 
     pub(crate) fn admin_port(&self, name: &str) -> u16 {
-        self.process(name).ports.unwrap().1
+        self.process(name).ports.1
     }
 
     /// The socket URLs of all edges.
     pub(crate) fn edges(&self) -> Vec<String> {
         let edges = self.processes.iter().filter(|p| p.role == "ingest");
-        edges
-            .map(|p| format!("ws://127.0.0.1:{}/push", p.ports.unwrap().0))
-            .collect()
+        edges.map(|p| self.edge(&p.name)).collect()
+    }
+
+    /// The socket URL of an edge.
+    pub(crate) fn edge(&self, name: &str) -> String {
+        format!("ws://127.0.0.1:{}/push", self.process(name).ports.0)
+    }
+
+    /// As applications see it, through that edge.
+    pub(crate) fn place(&self, edge: &str) -> Place {
+        Place {
+            brokers: self.servers.kafka.clone(),
+            prefix: self.prefix.clone(),
+            partitions: PARTITIONS,
+            timings: self.timings,
+            http: format!("http://127.0.0.1:{}", self.admin_port(edge)),
+            api_key: format!("{SECRET}-for-applications"),
+        }
     }
 
     /// A token for that user, from the binary's own `token`.
@@ -219,22 +307,67 @@ impl Cluster {
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
-    /// SIGKILL.
-    pub(crate) fn kill(&mut self, name: &str) {
-        let process = self.processes.iter_mut().find(|p| p.name == name).unwrap();
-        process.child.kill().unwrap();
-        process.child.wait().unwrap();
+    /// The same for a crowd: without a process for each.
+    pub(crate) fn sign(user: &str) -> String {
+        let now = runtime::Clock::system().now().0 / 1000;
+        let claims = serde_json::json!({"sub": user, "iat": now, "exp": now + 3600});
+        let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
+        jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap()
     }
 
-    /// Starts a killed process again, under its name and ports.
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self, name: &str) {
+        let child = self.child(name);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// SIGSTOP, SIGCONT and the like.
+    pub(crate) fn signal(&mut self, name: &str, signal: Signal) {
+        let pid = Pid::from_child(self.child(name));
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// SIGTERM; answers how it ended.
+    pub(crate) async fn terminate(&mut self, name: &str) -> ExitStatus {
+        self.signal(name, Signal::TERM);
+        self.ended(name).await
+    }
+
+    /// Waits until a process has ended; answers how.
+    pub(crate) async fn ended(&mut self, name: &str) -> ExitStatus {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            if let Some(status) = self.child(name).try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "{name} does not end");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn child(&mut self, name: &str) -> &mut Child {
+        let process = self.processes.iter_mut().find(|p| p.name == name);
+        &mut process.unwrap().child
+    }
+
+    /// Starts a process that has ended again, under its name and ports.
     pub(crate) async fn restart(&mut self, name: &str) {
-        let index = self.processes.iter().position(|p| p.name == name).unwrap();
-        let (role, ports) = (
-            self.processes[index].role,
-            self.processes[index].ports.unwrap(),
-        );
-        self.processes[index] = self.spawn(role, name.to_owned(), ports);
+        self.relaunch(name);
         self.wait_ready(name).await;
+    }
+
+    /// The same, and does not wait.
+    pub(crate) fn relaunch(&mut self, name: &str) {
+        let index = self.processes.iter().position(|p| p.name == name).unwrap();
+        let Process {
+            role,
+            ports,
+            variables,
+            ..
+        } = &self.processes[index];
+        let again = self.spawn(role, name.to_owned(), *ports, variables.clone());
+        self.processes[index] = again;
     }
 
     pub(crate) fn topic(&self, rest: &str) -> String {
@@ -254,6 +387,13 @@ impl Drop for Cluster {
             }
         }
     }
+}
+
+pub(crate) fn owned(variables: Variables<'_>) -> Vec<(String, String)> {
+    let pairs = variables.iter();
+    pairs
+        .map(|(name, value)| ((*name).into(), (*value).into()))
+        .collect()
 }
 
 /// A port that nobody listens on just now.

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use runtime::Timings;
 use tempfile::TempDir;
 
 use crate::cluster::free_port;
+use crate::judge::Place;
 
 /// `sumu dev`, on free ports.
 pub(crate) struct Dev {
@@ -83,6 +85,18 @@ impl Dev {
 
     pub(crate) fn brokers(&self) -> String {
         format!("127.0.0.1:{}", self.broker)
+    }
+
+    /// As applications see it.
+    pub(crate) fn place(&self, timings: Timings) -> Place {
+        Place {
+            brokers: self.brokers(),
+            prefix: "sumu.".into(),
+            partitions: 12,
+            timings,
+            http: self.http(),
+            api_key: String::new(),
+        }
     }
 
     /// A token from `sumu token`, with the secret that the data folder keeps.

@@ -22,6 +22,8 @@ pub(crate) struct Session {
     pub(crate) connection: String,
     pub(crate) opened: Instant,
     pub(crate) closed: Option<Instant>,
+    /// The code of the edge's close frame, if one came.
+    pub(crate) code: Option<u16>,
     /// The `n` of each notification received, in order.
     pub(crate) notifications: Vec<u64>,
 }
@@ -52,9 +54,11 @@ pub(crate) enum Command {
     Leave,
     /// Drop the TCP connection without a close frame and stay away.
     Vanish,
+    /// Drop it, and come back at once, at the next edge.
+    Drop,
 }
 
-/// A device that connects to one edge after the other until told to leave.
+/// A device that connects to one edge after the other until told to leave; or only once.
 pub(crate) struct Device {
     pub(crate) user: String,
     pub(crate) commands: mpsc::Sender<Command>,
@@ -63,8 +67,17 @@ pub(crate) struct Device {
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 enum End {
-    Lost,
+    /// By the edge, with that code if it said one, or by the network.
+    Lost(Option<u16>),
+    Dropped,
     Done,
+}
+
+/// What a device does when its socket is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Habit {
+    ComeBack,
+    StayAway,
 }
 
 impl Device {
@@ -75,13 +88,31 @@ impl Device {
         first: usize,
         journal: Shared,
     ) -> Self {
+        Self::with(user, token, edges, first, journal, Habit::ComeBack)
+    }
+
+    /// One that tries until it is connected, and does not come back when its socket is gone.
+    pub(crate) fn once(user: &str, token: String, edge: &str, journal: Shared) -> Self {
+        let edges = vec![edge.to_owned()];
+        Self::with(user, token, edges, 0, journal, Habit::StayAway)
+    }
+
+    fn with(
+        user: &str,
+        token: String,
+        edges: Vec<String>,
+        next: usize,
+        journal: Shared,
+        habit: Habit,
+    ) -> Self {
         let (commands, inbox) = mpsc::channel(256);
         let run = Run {
             user: user.to_owned(),
             token,
             edges,
-            next: first,
+            next,
             journal,
+            habit,
         };
         tokio::spawn(run.run(inbox));
         Self {
@@ -101,6 +132,7 @@ struct Run {
     edges: Vec<String>,
     next: usize,
     journal: Shared,
+    habit: Habit,
 }
 
 impl Run {
@@ -108,10 +140,20 @@ impl Run {
         loop {
             if let Some((socket, index)) = self.connect().await {
                 let end = self.live(socket, index, &mut inbox).await;
-                self.journal.lock().unwrap().sessions[index].closed = Some(Instant::now());
-                if matches!(end, End::Done) {
-                    return;
+                let code = if let End::Lost(code) = end {
+                    code
+                } else {
+                    None
+                };
+                let session = &mut self.journal.lock().unwrap().sessions[index];
+                (session.closed, session.code) = (Some(Instant::now()), code);
+                match end {
+                    End::Done => return,
+                    End::Lost(_) if self.habit == Habit::StayAway => return,
+                    End::Lost(_) | End::Dropped => {}
                 }
+            } else if inbox.is_closed() {
+                return;
             }
             self.next += 1;
             // Spread out, as the protocol asks of clients.
@@ -156,6 +198,7 @@ impl Run {
                     connection,
                     opened,
                     closed: None,
+                    code: None,
                     notifications,
                 });
                 return Some((socket, journal.sessions.len() - 1));
@@ -174,7 +217,10 @@ impl Run {
             tokio::select! {
                 message = socket.next() => match message {
                     Some(Ok(Message::Text(text))) => self.note(&text, index),
-                    Some(Ok(Message::Close(_)) | Err(_)) | None => return End::Lost,
+                    Some(Ok(Message::Close(frame))) => {
+                        return End::Lost(frame.map(|frame| frame.code.into()));
+                    }
+                    Some(Err(_)) | None => return End::Lost(None),
                     Some(Ok(_)) => {}
                 },
                 command = inbox.recv() => {
@@ -185,10 +231,11 @@ impl Run {
                             leave(&mut socket).await;
                             return End::Done;
                         }
+                        Some(Command::Drop) => return End::Dropped,
                         Some(Command::Vanish) | None => return End::Done,
                     };
                     if socket.send(Message::text(text)).await.is_err() {
-                        return End::Lost;
+                        return End::Lost(None);
                     }
                 }
             }

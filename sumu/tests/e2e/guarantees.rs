@@ -57,7 +57,7 @@ async fn a_notification_to_one_user_contacts_only_that_users_edges() {
         eprintln!("not run: SUMU_TEST_KAFKA and SUMU_TEST_CQL name no servers");
         return;
     };
-    let mut cluster = Cluster::new(servers);
+    let mut cluster = Cluster::new(servers).await;
     cluster.start("ingest", 3).await;
     cluster.start("presence", 1).await;
     cluster.start("pusher", 1).await;
@@ -127,7 +127,7 @@ struct Run {
 
 impl Run {
     async fn start(servers: Servers) -> Self {
-        let mut cluster = Cluster::new(servers);
+        let mut cluster = Cluster::new(servers).await;
         cluster.start("ingest", 3).await;
         cluster.start("presence", 2).await;
         cluster.start("pusher", 2).await;

@@ -125,7 +125,8 @@ refresh = "2s"
 refresh_min = "1s"
 "#
         ),
-    );
+    )
+    .await;
     cluster.start("ingest", 2).await;
     let edges = cluster.edges();
     let mut open = vec![];

@@ -3,12 +3,13 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rdkafka::Message;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{Consumer, StreamConsumer};
-use rdkafka::message::Headers;
+use rdkafka::message::{Header, Headers, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::{Message, Offset, TopicPartitionList};
 use tokio::task::JoinHandle;
 
 /// A record as an application sees it.
@@ -17,6 +18,8 @@ pub(crate) struct Seen {
     pub(crate) topic: String,
     pub(crate) partition: i32,
     pub(crate) offset: i64,
+    /// Milliseconds: when it was appended, on topics that say so; else when it was made.
+    pub(crate) timestamp: i64,
     pub(crate) key: Option<String>,
     pub(crate) value: Vec<u8>,
     pub(crate) headers: Vec<(String, String)>,
@@ -59,24 +62,54 @@ impl Producer {
         let delivery = self.0.send(record, Duration::from_secs(60)).await.unwrap();
         (delivery.partition, delivery.offset)
     }
+
+    /// Appends a record as it was seen, but for its value; answers its offset.
+    pub(crate) async fn forge(&self, seen: &Seen, value: &[u8]) -> i64 {
+        let headers = (seen.headers.iter()).fold(OwnedHeaders::new(), |headers, (key, value)| {
+            headers.insert(Header {
+                key,
+                value: Some(value),
+            })
+        });
+        let mut record = FutureRecord::to(&seen.topic)
+            .partition(seen.partition)
+            .payload(value)
+            .headers(headers);
+        record.key = seen.key.as_ref();
+        let sent = self.0.send(record, Duration::from_secs(60)).await;
+        sent.unwrap().offset
+    }
 }
 
-/// A consumer group member that keeps all it sees.
+/// An ordinary consumer, in `read_committed`, that keeps all it sees.
 pub(crate) struct Consumed {
     seen: Arc<Mutex<Vec<Seen>>>,
     task: JoinHandle<()>,
 }
 
 impl Consumed {
+    /// A member of that group.
     pub(crate) fn start(brokers: &str, group: &str, topics: &[&str]) -> Self {
-        let consumer: StreamConsumer = ClientConfig::new()
-            .set("bootstrap.servers", brokers)
-            .set("group.id", group)
-            .set("auto.offset.reset", "earliest")
-            .set("isolation.level", "read_committed")
-            .create()
-            .unwrap();
+        let consumer = consumer(brokers, group, "true");
         consumer.subscribe(topics).unwrap();
+        Self::keep(consumer)
+    }
+
+    /// In no group: every partition from its beginning, and each record once.
+    pub(crate) fn reading(brokers: &str, topics: &[(&str, i32)]) -> Self {
+        let consumer = consumer(brokers, "none", "false");
+        let mut all = TopicPartitionList::new();
+        for (topic, partitions) in topics {
+            for partition in 0..*partitions {
+                all.add_partition_offset(topic, partition, Offset::Beginning)
+                    .unwrap();
+            }
+        }
+        consumer.assign(&all).unwrap();
+        Self::keep(consumer)
+    }
+
+    fn keep(consumer: StreamConsumer) -> Self {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&seen);
         let task = tokio::spawn(async move {
@@ -91,8 +124,25 @@ impl Consumed {
     }
 
     pub(crate) fn all(&self) -> Vec<Seen> {
-        self.seen.lock().unwrap().clone()
+        self.after(0)
     }
+
+    /// All but the first so many.
+    pub(crate) fn after(&self, known: usize) -> Vec<Seen> {
+        self.seen.lock().unwrap()[known..].to_vec()
+    }
+}
+
+fn consumer(brokers: &str, group: &str, commit: &str) -> StreamConsumer {
+    ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("group.id", group)
+        .set("enable.auto.commit", commit)
+        .set("auto.offset.reset", "earliest")
+        .set("isolation.level", "read_committed")
+        .set("reconnect.backoff.max.ms", "1000")
+        .create()
+        .unwrap()
 }
 
 impl Drop for Consumed {
@@ -113,6 +163,7 @@ fn seen_from(message: &rdkafka::message::BorrowedMessage<'_>) -> Seen {
         topic: message.topic().to_owned(),
         partition: message.partition(),
         offset: message.offset(),
+        timestamp: message.timestamp().to_millis().unwrap_or(-1),
         key: message.key().map(text),
         value: message.payload().unwrap_or_default().to_vec(),
         headers,
@@ -121,14 +172,26 @@ fn seen_from(message: &rdkafka::message::BorrowedMessage<'_>) -> Seen {
 
 /// Does what an operator should not: changes how many partitions a topic has.
 pub(crate) async fn add_partitions(brokers: &str, topic: &str, count: usize) {
-    let admin: AdminClient<_> = ClientConfig::new()
-        .set("bootstrap.servers", brokers)
-        .create()
-        .unwrap();
     let more = NewPartitions::new(topic, count);
-    let results = admin
+    let results = admin(brokers)
         .create_partitions([&more], &AdminOptions::new())
         .await
         .unwrap();
     assert!(results.iter().all(Result::is_ok), "{results:?}");
+}
+
+/// Another thing that an operator should not do: loses a group's offsets. It must have no members.
+pub(crate) async fn delete_group(brokers: &str, group: &str) {
+    let results = admin(brokers)
+        .delete_groups(&[group], &AdminOptions::new())
+        .await
+        .unwrap();
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+}
+
+fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
+    ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .create()
+        .unwrap()
 }

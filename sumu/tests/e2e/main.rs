@@ -1,6 +1,6 @@
 //! Runs the whole system as its users do: real processes, real sockets, a real log.
 //!
-//! `guarantees`, `compose`, `identity` and `rights` need Kafka and a CQL server; the others run on `sumu dev` alone.
+//! `guarantees`, `compose`, `identity`, `presence` and `rights` need Kafka and a CQL server; the others run on `sumu dev` alone.
 
 #![expect(
     clippy::unwrap_used,
@@ -19,7 +19,10 @@ mod examples;
 mod guarantees;
 mod http_api;
 mod identity;
+mod judge;
 mod kafka;
+mod presence;
+mod proxy;
 mod rights;
 
 use std::time::Duration;

@@ -112,7 +112,7 @@ struct Run {
 
 impl Run {
     async fn start(servers: Servers) -> Self {
-        let mut cluster = Cluster::new(servers);
+        let mut cluster = Cluster::new(servers).await;
         for (key, value) in [
             ("TRUSTED_PROXIES", r#"["127.0.0.0/8"]"#),
             ("LIMITS__MAX_CONNECTIONS_PER_ADDRESS", "6"),
