@@ -55,7 +55,7 @@ impl Part {
             partition,
             events: outputs.events,
             offset: owned.partition().next(),
-            metadata: commit::write(owned.partition().restart()),
+            metadata: commit::write(owned.partition().restart(), owned.still_told()),
             mutations,
         }
     }

@@ -99,6 +99,13 @@ impl Owned {
         Folded::Applied(verdict)
     }
 
+    /// Up to which record the presence topic holds what records to come give out; `None` if none.
+    #[must_use]
+    pub fn still_told(&self) -> Option<i64> {
+        let told = self.takeover.told_through;
+        (self.fold.next() <= told).then_some(told)
+    }
+
     /// Whether everything that was there at the takeover is folded.
     #[must_use]
     pub fn is_caught_up(&self) -> bool {

@@ -38,11 +38,11 @@ pub fn decide(
     };
     match (committed.offset, told) {
         (Some(offset), _) if offset <= kept.end => {
-            let restart = commit::read(&committed.metadata).filter(|r| r.from <= offset);
-            if restart.is_none() {
+            let beside = commit::read(&committed.metadata).filter(|(r, _)| r.from <= offset);
+            if beside.is_none() {
                 warn!(%partition, metadata = committed.metadata, "no restart point beside the offset");
             }
-            let restart = restart.unwrap_or(all);
+            let (restart, told) = beside.unwrap_or((all, None));
             if restart.from < kept.start {
                 warn!(%partition, from = restart.from, "retention has passed the restart point");
             }
@@ -52,6 +52,7 @@ pub fn decide(
             };
             let takeover = Takeover {
                 committed: offset,
+                told_through: told.unwrap_or(-1),
                 ..nothing_told
             };
             (restart, takeover)
@@ -97,6 +98,10 @@ mod tests {
 
         let (restart, _) = decide(&committed(Some(60), beside), None, 50..80);
         assert_eq!(restart, Restart { from: 50, log_time });
+
+        let catching_up = r#"{"v":1,"from":40,"log_time":7,"told":70}"#;
+        let (_, takeover) = decide(&committed(Some(60), catching_up), None, 10..80);
+        assert_eq!((takeover.committed, takeover.told_through), (60, 70));
 
         let (restart, takeover) = decide(&committed(Some(60), "?"), None, 10..80);
         assert_eq!((restart.from, takeover.committed), (10, 60));

@@ -62,6 +62,9 @@ const DELETE: &str = "delete";
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 /// Small segments, so that compaction keeps the topic short: heartbeats come every second.
 const EDGES_SEGMENT_MS: i64 = 10 * 60 * 1000;
+/// Far above any lease: a heartbeat that made an expiry void must stay until a later one says that its
+/// edge had read that expiry and lived on.
+const EDGES_COMPACTION_LAG_MS: i64 = 10 * 60 * 1000;
 /// Room for the headers that say why a request is in the DLQ.
 const DLQ_HEADROOM_BYTES: i64 = 64 * 1024;
 
@@ -99,7 +102,8 @@ impl Topics {
             TopicSpec::new(&self.presence, many, COMPACT),
             TopicSpec::new(&self.edges, 1, COMPACT)
                 .requires("message.timestamp.type", "LogAppendTime")
-                .with("segment.ms", &EDGES_SEGMENT_MS),
+                .with("segment.ms", &EDGES_SEGMENT_MS)
+                .with("min.compaction.lag.ms", &EDGES_COMPACTION_LAG_MS),
             TopicSpec::new(&self.revocations, 1, COMPACT)
                 .with("min.compaction.lag.ms", &layout.revocation_retention_ms),
         ]
@@ -178,7 +182,9 @@ mod tests {
                 "s.notifications 3 cleanup.policy=delete max.message.bytes=1000".into(),
                 "s.notifications.dlq 3 cleanup.policy=delete max.message.bytes=66536".into(),
                 "s.presence 3 cleanup.policy=compact!".into(),
-                format!("s.edges 1 cleanup.policy=compact! {time} segment.ms=600000"),
+                format!(
+                    "s.edges 1 cleanup.policy=compact! {time} segment.ms=600000 min.compaction.lag.ms=600000"
+                ),
                 "s.revocations 1 cleanup.policy=compact! min.compaction.lag.ms=2000".into(),
             ]
         );

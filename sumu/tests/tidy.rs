@@ -11,8 +11,20 @@ use serde_json::Value;
 use toml::Table;
 
 const ROOMS: [&str; 11] = [
-    "schemas", "eventlog", "broker", "store", "runtime", "ingest", "presence", "pusher", "audit",
-    "sumu", "benches",
+const ROOMS: [&str; 12] = [
+    "schemas",
+    "eventlog",
+    "broker",
+    "store",
+    "runtime",
+    "ingest",
+    "presence",
+    "pusher",
+    "audit",
+    "simulator",
+    "sumu",
+    "benches",
+];
 ];
 
 /// The other rooms that a room may use; `sumu` and `benches` may use all.
