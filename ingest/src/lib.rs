@@ -30,7 +30,7 @@ mod lifecycle;
 mod opening;
 mod push;
 pub mod registry;
-mod revocations;
+pub mod revocations;
 mod revoke;
 mod server;
 pub mod session;

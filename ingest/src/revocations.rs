@@ -11,7 +11,7 @@ use schemas::{Millis, Revocation, UserId};
 
 /// The users that were revoked.
 #[derive(Debug)]
-pub(crate) struct Revocations {
+pub struct Revocations {
     by_user: HashMap<UserId, Millis>,
     /// The same, oldest first.
     by_time: BTreeSet<(Millis, UserId)>,
@@ -23,7 +23,7 @@ pub(crate) struct Revocations {
 
 impl Revocations {
     /// Nobody yet; `max` users at most, each for `retention`.
-    pub(crate) fn new(max: usize, retention: Duration) -> Self {
+    pub fn new(max: usize, retention: Duration) -> Self {
         Self {
             by_user: HashMap::new(),
             by_time: BTreeSet::new(),
@@ -34,7 +34,7 @@ impl Revocations {
     }
 
     /// Takes a record, at the moment `now`. Doubled, late and out of order they come to the same.
-    pub(crate) fn apply(&mut self, revocation: &Revocation, now: Millis) {
+    pub fn apply(&mut self, revocation: &Revocation, now: Millis) {
         let Revocation {
             user_id,
             not_before,
@@ -62,7 +62,7 @@ impl Revocations {
 
     /// Whether a token of that user, issued then, counts no more. One that does not say when it was
     /// issued was issued before everything.
-    pub(crate) fn refuse(&self, user: &UserId, issued_at: Option<Millis>, now: Millis) -> bool {
+    pub fn refuse(&self, user: &UserId, issued_at: Option<Millis>, now: Millis) -> bool {
         let issued_at = issued_at.unwrap_or(Millis(i64::MIN));
         [self.by_user.get(user).copied(), self.everybody]
             .into_iter()
@@ -71,17 +71,23 @@ impl Revocations {
     }
 
     /// The moment before which tokens of that user do not count.
-    pub(crate) fn not_before(&self, user: &UserId) -> Option<Millis> {
+    pub fn not_before(&self, user: &UserId) -> Option<Millis> {
         self.by_user.get(user).copied()
     }
 
+    /// Whether nobody is remembered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_time.is_empty()
+    }
+
     /// How many users are remembered.
-    pub(crate) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.by_time.len()
     }
 
     /// Whether room was wanting, and tokens of users are refused that nobody revoked.
-    pub(crate) fn is_crowded(&self, now: Millis) -> bool {
+    pub fn is_crowded(&self, now: Millis) -> bool {
         self.everybody
             .is_some_and(|not_before| self.counts(not_before, now))
     }

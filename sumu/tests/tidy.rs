@@ -10,7 +10,6 @@ use std::process::Command;
 use serde_json::Value;
 use toml::Table;
 
-const ROOMS: [&str; 11] = [
 const ROOMS: [&str; 12] = [
     "schemas",
     "eventlog",
@@ -24,7 +23,6 @@ const ROOMS: [&str; 12] = [
     "simulator",
     "sumu",
     "benches",
-];
 ];
 
 /// The other rooms that a room may use; `sumu` and `benches` may use all.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use eventlog::{Commit, Committed, TopicPartition};
-use schemas::{ConnectionEvent, EdgeRecord, Millis, PresenceEvent};
+use schemas::{ConnectionEvent, EdgeRecord, Millis, PresenceEvent, Revocation};
 
 use crate::times::wall;
 use crate::world::Node;
@@ -40,7 +40,10 @@ impl<T> Partition<T> {
     }
 
     pub(crate) fn append(&mut self, now: i64, value: T) -> (i64, Millis) {
-        let (offset, at) = (self.end, wall(now, self.skew));
+        // Its next leader may have a slower clock. That a close may then be older than its open is a
+        // limit of the store's time stamps, and not simulated.
+        let last = self.records.last().map(|record| record.at);
+        let (offset, at) = (self.end, wall(now, self.skew).max(last.unwrap_or_default()));
         self.records.push(Stored { offset, at, value });
         self.end += 1;
         (offset, at)
@@ -235,6 +238,7 @@ pub(crate) struct Broker {
     pub(crate) notifications: Vec<Partition<Bytes>>,
     /// What readers of committed records see, by partition.
     pub(crate) presence: Vec<Vec<PresenceEvent>>,
+    pub(crate) revocations: Vec<Revocation>,
     pub(crate) dlq: BTreeSet<(i32, i64)>,
     pub(crate) presence_group: Group,
     pub(crate) pusher_group: Group,
@@ -249,6 +253,7 @@ impl Broker {
             edges: Partition::new(),
             notifications: (0..NOTIFICATIONS).map(|_| Partition::new()).collect(),
             presence: vec![Vec::new(); CONNECTIONS as usize],
+            revocations: Vec::new(),
             dlq: BTreeSet::new(),
             presence_group: Group::default(),
             pusher_group: Group::default(),

@@ -74,7 +74,9 @@ impl Checks {
 
     /// Something was hindered for which no bound is promised.
     pub(crate) const fn disturbed(&mut self, now: i64) {
-        self.disturbed = now;
+        if self.disturbed < now {
+            self.disturbed = now;
+        }
     }
 
     /// The user has a socket, be it for a moment.
@@ -291,7 +293,7 @@ impl World {
                 if socket.token_ends.is_some_and(|ends| ends < now) {
                     wrong.push(format!("G7: {id} is held with an expired token"));
                 }
-                if edge.revoked.contains_key(&row.user_id) {
+                if self.is_revoked(number, socket) {
                     wrong.push(format!("G7: {id} is held for a revoked user"));
                 }
                 let shadow = &self.checks.shadows[index(self.checks.partition_of(&row.user_id))];

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use bytestring::ByteString;
 use eventlog::Membership;
 use ingest::applied::Applied;
-use ingest::journal::{self, After, Opening, Progress, Report, Step};
+use ingest::journal::{self, After, Opening, Progress, Refused, Report, Step};
 use ingest::lease::{self, Addressed, Lease, Standing, Tenure, View};
 use ingest::registry::{Inbox, MailboxLimits, Registry};
-use ingest::session::{self, Ending, Session};
+use ingest::revocations::Revocations;
+use ingest::session::{self, Ending, Expiry, Identity, Session};
 use pusher::dispatcher::Failure;
 use schemas::connections::Closed;
 use schemas::edges::{EdgeRecord, Expired, ExpiryCause, Heartbeat, Started};
 use schemas::push::{PushBatch, PushReply};
-use schemas::{CloseCode, ConnectionEvent, ConnectionId, ConnectionRow, EdgeId, Millis, UserId};
+use schemas::{CloseCode, ConnectionEvent, ConnectionId, ConnectionRow, EdgeId, Millis};
 use store::Mutation;
 
 use crate::broker::{EdgesValue, Payload};
@@ -38,8 +39,8 @@ pub(crate) struct Edge {
     wake: i64,
     /// Answers no pushes.
     pub(crate) hung: bool,
-    /// Users revoked, as far as it knows, and since when it has known.
-    pub(crate) revoked: BTreeMap<UserId, i64>,
+    /// Whose tokens count no more, as far as it knows.
+    pub(crate) revocations: Revocations,
     pub(crate) displaced: bool,
     draining: bool,
 }
@@ -55,6 +56,7 @@ pub(crate) struct Socket {
     /// Since the 101.
     session: Option<Session>,
     pub(crate) token_ends: Option<i64>,
+    pub(crate) issued_at: Millis,
 }
 
 impl Socket {
@@ -118,7 +120,8 @@ pub(crate) enum EdgeEvent {
         pusher: usize,
         life: pusher::planner::LifeId,
     },
-    Revoke(UserId),
+    /// There may be more in the topic of revocations.
+    Revoke,
     Drain,
 }
 
@@ -134,6 +137,8 @@ impl Edge {
             max_in_flight: 4,
             max_unsent_answers: 1_000,
             max_id_bytes: 64,
+            frame_rate: None,
+            max_watched: 0,
         };
         Self {
             id: name.parse().expect("an edge's name"),
@@ -147,7 +152,7 @@ impl Edge {
             numbers: 0,
             wake: i64::MAX,
             hung: false,
-            revoked: BTreeMap::new(),
+            revocations: Revocations::new(100, span(3_600_000)),
             displaced: false,
             draining: false,
         }
@@ -190,13 +195,12 @@ impl World {
         let now = self.now;
         let edge = &mut self.edges[index];
         let name = edge.id.to_string();
-        let revoked = std::mem::take(&mut edge.revoked);
         *edge = Edge::new(&name);
-        edge.revoked = revoked;
         edge.lease = Lease::new(span(LEASE), span(HEARTBEAT), instant(now));
         // Reads what the topic holds before it is ready.
         let end = self.broker.edges.end - 1;
         self.read_edges(Node::Edge(index), end);
+        self.read_revocations(index);
         self.wake_edge(index, 0);
     }
 
@@ -250,7 +254,14 @@ impl World {
                 };
                 let epoch = entry.row.epoch;
                 let tenure = edge.tenure(self.now).filter(|tenure| tenure.epoch == epoch);
-                self.advance(index, socket, Progress::Stored { ok, tenure });
+                let closing = entry.inbox.mailbox().closing();
+                let revoked = closing == Some(CloseCode::REVOKED) || self.is_revoked(index, entry);
+                let stored = Progress::Stored {
+                    ok,
+                    revoked,
+                    tenure,
+                };
+                self.advance(index, socket, stored);
             }
             EdgeEvent::Store(mutation) => drop(self.write(&[mutation])),
             EdgeEvent::Retry(report) => self.attempt(index, report),
@@ -267,13 +278,7 @@ impl World {
                 };
                 self.later(hop, Node::Pusher(pusher), What::Pusher(pusher, answered));
             }
-            EdgeEvent::Revoke(user) => {
-                let now = self.now;
-                self.edges[index].revoked.entry(user.clone()).or_insert(now);
-                self.close_where(index, CloseCode::REVOKED, |socket| {
-                    socket.row.user_id == user
-                });
-            }
+            EdgeEvent::Revoke => self.read_revocations(index),
             EdgeEvent::Drain => {
                 self.edges[index].draining = true;
                 self.judge(index, lease::Input::Drain);
@@ -428,7 +433,8 @@ impl World {
         let skew = self.process(Node::Edge(index)).skew;
         let edge = &mut self.edges[index];
         let tenure = journal::admission(edge.tenure(now));
-        let refused = edge.revoked.contains_key(&user_id) || edge.displaced;
+        let issued_at = wall(now, 0);
+        let refused = edge.displaced;
         let (Ok(tenure), false) = (tenure, refused) else {
             return self.refuse(device, attempt);
         };
@@ -444,9 +450,12 @@ impl World {
             claims: None,
             user_id,
         };
-        let inbox = edge
-            .registry
-            .register(&row.user_id, &row.connection_id, 100);
+        let inbox = edge.registry.register(
+            &row.user_id,
+            &row.connection_id,
+            issued_at.min(row.opened_at),
+            100,
+        );
         let inbox = inbox.expect("room for a hundred");
         edge.numbers += 1;
         let number = edge.numbers;
@@ -459,10 +468,36 @@ impl World {
             opening,
             session: None,
             token_ends,
+            issued_at,
         };
         edge.sockets.insert(number, socket);
         self.checks.held(self.devices[device].user);
         self.advance(index, number, Progress::Registered);
+    }
+
+    /// Whether the socket's token counts no more, as far as the edge knows.
+    pub(crate) fn is_revoked(&self, index: usize, socket: &Socket) -> bool {
+        let clock = wall(self.now, self.process(Node::Edge(index)).skew);
+        let revocations = &self.edges[index].revocations;
+        revocations.refuse(&socket.row.user_id, Some(socket.issued_at), clock)
+    }
+
+    /// First the tokens are refused, then the sockets closed.
+    fn read_revocations(&mut self, index: usize) {
+        let node = Node::Edge(index);
+        if !self.process(node).linked {
+            return self.later(100, node, What::Edge(index, EdgeEvent::Revoke));
+        }
+        let clock = wall(self.now, self.process(node).skew);
+        let edge = &mut self.edges[index];
+        for revocation in &self.broker.revocations {
+            edge.revocations.apply(revocation, clock);
+            (edge.registry).revoke(&revocation.user_id, revocation.not_before);
+        }
+        let numbers: Vec<u64> = edge.sockets.keys().copied().collect();
+        for number in numbers {
+            self.look_at_mailbox(index, number);
+        }
     }
 
     fn refuse(&mut self, device: usize, attempt: u64) {
@@ -501,10 +536,12 @@ impl World {
                 );
             }
             Step::Admit => self.admit(index, number),
-            Step::Refuse { logged, .. } => {
+            Step::Refuse { why, logged } => {
                 let (device, attempt) = (socket.device, socket.attempt);
                 self.refuse(device, attempt);
-                if logged {
+                if why == Refused::Revoked {
+                    self.end(index, number, Ending::by_edge(CloseCode::REVOKED));
+                } else if logged {
                     self.end(index, number, Ending::DROPPED);
                 } else {
                     self.leave(index, number);
@@ -521,7 +558,14 @@ impl World {
         };
         let (device, attempt) = (socket.device, socket.attempt);
         let id = socket.row.connection_id.clone();
-        let expires = socket.token_ends.map(instant);
+        let identity = Identity {
+            user_id: socket.row.user_id.clone(),
+            connection_id: id,
+            expiry: Expiry {
+                at: socket.row.expires_at,
+                deadline: socket.token_ends.map(instant),
+            },
+        };
         socket.opening = None;
         if !self.devices[device].wants(attempt) {
             // The client was gone before the 101.
@@ -530,8 +574,7 @@ impl World {
         }
         socket.session = Some(Session::new(
             Arc::clone(&edge.rules),
-            id,
-            expires,
+            identity,
             instant(now),
         ));
         let hop = self.hop();
@@ -577,7 +620,7 @@ impl World {
                     };
                     self.at(hop, None, What::Client(device, ping));
                 }
-                session::Output::Refresh => {
+                session::Output::Refresh { .. } => {
                     let row = self.edges[index].sockets[&number].row.clone();
                     self.report(index, number, row, None);
                 }
@@ -591,9 +634,7 @@ impl World {
                     );
                     return self.end(index, number, ending);
                 }
-                session::Output::Send(_)
-                | session::Output::Pong(_)
-                | session::Output::Append { .. } => {}
+                _ => {}
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Draws what happens next: what clients and applications do, and every fault that the cluster must stand.
 
+use schemas::Revocation;
 use schemas::edges::{EdgeRecord, Expired, ExpiryCause};
 
 use crate::broker::{EdgesValue, NOTIFICATIONS, Payload};
@@ -378,15 +379,20 @@ impl World {
         }
     }
 
-    /// The user is revoked, until they are let in again.
+    /// The user's tokens of now count no more.
     pub(crate) fn revoke_user(&mut self, user: usize) {
         self.covered("revocation");
-        let id = self.users[user].clone();
+        let user_id = self.users[user].clone();
+        let not_before = wall(self.now, 0);
+        self.note(|_| format!("{user_id} is revoked"));
+        self.broker.revocations.push(Revocation {
+            user_id,
+            not_before,
+        });
         for edge in 0..self.edges.len() {
             if self.is_up(Node::Edge(edge)) {
                 let hop = self.hop();
-                let revoke = EdgeEvent::Revoke(id.clone());
-                self.later(hop, Node::Edge(edge), What::Edge(edge, revoke));
+                self.later(hop, Node::Edge(edge), What::Edge(edge, EdgeEvent::Revoke));
             }
         }
     }

@@ -308,6 +308,7 @@ impl World {
             return;
         }
         self.note(|_| format!("{node:?} is killed"));
+        self.disturb(node);
         let process = self.process_mut(node);
         process.up = false;
         let pipes = std::mem::take(&mut process.pipes);
@@ -331,6 +332,7 @@ impl World {
 
     /// SIGSTOP.
     pub(crate) fn pause(&mut self, node: Node) {
+        self.disturb(node);
         self.note(|_| format!("{node:?} is paused"));
         self.process_mut(node).paused = true;
     }
@@ -341,6 +343,7 @@ impl World {
             return;
         }
         self.note(|_| format!("{node:?} goes on"));
+        self.disturb(node);
         let process = self.process_mut(node);
         process.paused = false;
         for what in std::mem::take(&mut process.deferred) {
@@ -351,7 +354,15 @@ impl World {
     pub(crate) fn link(&mut self, node: Node, linked: bool) {
         if self.process(node).linked != linked {
             self.note(|_| format!("{node:?} linked: {linked}"));
+            self.disturb(node);
             self.process_mut(node).linked = linked;
+        }
+    }
+
+    /// What presence processors suffer excuses ghosts for a while.
+    fn disturb(&mut self, node: Node) {
+        if matches!(node, Node::Presence(_)) {
+            self.checks.disturbed(self.now);
         }
     }
 
