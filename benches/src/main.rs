@@ -10,6 +10,7 @@
 //! to the moment its socket read it.
 
 mod floor;
+mod fold;
 mod load;
 mod process;
 mod report;
@@ -34,6 +35,8 @@ enum Command {
     Run(RunArgs),
     /// Verifies tokens on one core, beside the bare `jsonwebtoken` call, and prints a table.
     Verify(verify::Args),
+    /// Folds connection events into presence on one core, beside a hash map that counts, and prints a table.
+    Fold(fold::Args),
     /// Serves as the floor: accepts sockets, writes what its control socket says.
     Floor,
 }
@@ -64,6 +67,7 @@ fn main() -> anyhow::Result<()> {
     match args.command {
         Command::Run(run) => runtime.block_on(scenarios::run(&run)),
         Command::Verify(args) => verify::run(&args),
+        Command::Fold(args) => fold::run(&args),
         Command::Floor => runtime.block_on(floor::serve()),
     }
 }
