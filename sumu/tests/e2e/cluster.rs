@@ -122,16 +122,16 @@ impl Cluster {
             processes: vec![],
         };
         fs::write(cluster.config(), cluster.common() + more).unwrap();
-        cluster.make_topics().await;
+        cluster.run("topics").await;
         cluster
     }
 
-    /// `sumu topics`: makes what is missing, tables included.
-    pub(crate) async fn make_topics(&self) {
+    /// Runs the binary with this deployment's settings, such as `store verify`, to its good end.
+    pub(crate) async fn run(&self, words: &str) {
         let _alone = SCHEMA.lock().await;
-        let mut command = tokio::process::Command::from(self.command("topics"));
+        let mut command = tokio::process::Command::from(self.command(words));
         let output = command.kill_on_drop(true).output().await.unwrap();
-        assert!(output.status.success(), "sumu topics: {output:?}");
+        assert!(output.status.success(), "sumu {words:?}: {output:?}");
     }
 
     fn config(&self) -> PathBuf {
@@ -368,6 +368,15 @@ impl Cluster {
         } = &self.processes[index];
         let again = self.spawn(role, name.to_owned(), *ports, variables.clone());
         self.processes[index] = again;
+    }
+
+    /// How many lines with that text the processes have written so far.
+    pub(crate) fn said(&self, text: &str) -> usize {
+        let logs = self.processes.iter().map(|p| format!("{}.log", p.name));
+        let logs = logs.map(|name| fs::read_to_string(self.dir.path().join(name)));
+        let logs: Vec<String> = logs.map(Result::unwrap_or_default).collect();
+        let lines = logs.iter().flat_map(|log| log.lines());
+        lines.filter(|line| line.contains(text)).count()
     }
 
     pub(crate) fn topic(&self, rest: &str) -> String {

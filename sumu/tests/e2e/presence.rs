@@ -5,6 +5,7 @@ mod broker;
 mod devices;
 mod edges;
 mod owners;
+mod store;
 mod storm;
 
 use std::sync::Arc;
@@ -12,11 +13,12 @@ use std::time::Duration;
 
 use runtime::{Clock, Timings};
 use schemas::Millis;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::cluster::{Cluster, Servers};
-use crate::device::{Device, Shared};
+use crate::device::{Command, Device, Shared};
 use crate::judge::Judge;
 use crate::until;
 
@@ -83,6 +85,30 @@ fn codes(journal: &Shared, user: &str) -> Vec<Option<u16>> {
     ended.map(|s| s.code).collect()
 }
 
+/// A user who comes, stays a moment and leaves, in one way or the other, until the end.
+async fn come_and_go(user: String, edges: Vec<String>, seed: u64, stopped: watch::Receiver<bool>) {
+    let token = Cluster::sign(&user);
+    for turn in 0.. {
+        if *stopped.borrow() {
+            return;
+        }
+        let moment = |n: u64| Duration::from_millis((seed * 7919 + turn * 104_729 + n) % 500 + 150);
+        let edge = &edges[usize::try_from(seed + turn).unwrap() % edges.len()];
+        let journal = Shared::default();
+        let device = Device::once(&user, token.clone(), edge, Arc::clone(&journal));
+        open_are(&journal, 1).await;
+        sleep(moment(0)).await;
+        let way = if turn % 4 == 0 {
+            Command::Vanish
+        } else {
+            Command::Leave
+        };
+        device.tell(way).await;
+        open_are(&journal, 0).await;
+        sleep(moment(250)).await;
+    }
+}
+
 /// Waits until each of these users has had that course of events.
 async fn courses_are(judge: &Judge, users: &[String], course: &str) {
     until(&format!("everybody is {course}"), || {
@@ -111,7 +137,7 @@ impl Stalls {
         let task = tokio::spawn(async move {
             loop {
                 let before = Instant::now();
-                tokio::time::sleep(NAP).await;
+                sleep(NAP).await;
                 let late = before.elapsed().saturating_sub(NAP);
                 let mut worst = kept.lock().unwrap();
                 *worst = late.max(*worst);

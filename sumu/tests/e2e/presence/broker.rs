@@ -247,6 +247,10 @@ impl Stage {
         })
         .await;
         self.judge.agrees().await;
+        eprintln!(
+            "row 30: {} clients that had lost their brokers were made anew",
+            cluster.said("that lost its brokers")
+        );
         let after = self.judge.courses();
         for (user, course) in &after {
             let new = course.strip_prefix(&before[user]).unwrap();

@@ -1,6 +1,5 @@
 //! Rows 15, 16, 31 and 36: presence processors that are killed, replaced, paused, or lose their offsets.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -9,9 +8,11 @@ use schemas::{ConnectionEvent, EdgeRecord, Millis};
 use tempfile::TempDir;
 use tokio::time::sleep;
 
-use super::{TIMINGS, codes, courses_are, faithful, names, once, open_are, servers, wall};
+use super::{
+    TIMINGS, codes, come_and_go, courses_are, faithful, names, once, open_are, servers, wall,
+};
 use crate::cluster::Cluster;
-use crate::device::{Command, Device, Shared};
+use crate::device::{Command, Shared};
 use crate::judge::{Judge, Logged};
 use crate::kafka::{Producer, delete_group};
 use crate::until;
@@ -66,35 +67,6 @@ async fn row_15_killed_processors_tell_each_transition_once() {
 
 fn told(judge: &Judge) -> usize {
     judge.courses().values().map(String::len).sum()
-}
-
-/// A user who comes, stays a moment and leaves, in one way or the other, until the end.
-async fn come_and_go(
-    user: String,
-    edges: Vec<String>,
-    seed: u64,
-    stopped: tokio::sync::watch::Receiver<bool>,
-) {
-    let token = Cluster::sign(&user);
-    for turn in 0.. {
-        if *stopped.borrow() {
-            return;
-        }
-        let moment = |n: u64| Duration::from_millis((seed * 7919 + turn * 104_729 + n) % 500 + 150);
-        let edge = &edges[usize::try_from(seed + turn).unwrap() % edges.len()];
-        let journal = Shared::default();
-        let device = Device::once(&user, token.clone(), edge, Arc::clone(&journal));
-        open_are(&journal, 1).await;
-        sleep(moment(0)).await;
-        let way = if turn % 4 == 0 {
-            Command::Vanish
-        } else {
-            Command::Leave
-        };
-        device.tell(way).await;
-        open_are(&journal, 0).await;
-        sleep(moment(250)).await;
-    }
 }
 
 /// Row 16: in the middle of a grace the partitions move to an owner whose clock is minutes off.
