@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::fmt::serde::unsigned_duration::friendly::compact;
@@ -10,6 +11,7 @@ use schemas::EdgeId;
 use serde::{Deserialize, Serialize};
 
 use crate::admission::address::{ForwardedHeader, Network};
+use crate::api_keys::Keys;
 use crate::auth;
 
 mod reads;
@@ -61,13 +63,21 @@ pub struct Config {
 }
 
 /// The listener of `/v1`, pushes, metrics and health.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Admin {
     /// Its address. Without one, its routes join the public listener, which must then be on
     /// loopback or ask for a key.
     pub listen: Option<SocketAddr>,
     /// Keys for `/v1`, any of which opens it. May be empty on loopback only.
     pub api_keys: Vec<Secret>,
+    /// More of them, each as a line: a name, the key's SHA-256 in hexadecimal, scopes.
+    pub api_key_hashes: Vec<String>,
+    /// A file of such lines, read anew when it changes.
+    pub api_keys_file: Option<PathBuf>,
+    /// Whether tokens that count for sockets open `/v1`, too, as far as their scopes go.
+    pub tokens: bool,
+    /// How often to look whether files have changed.
+    pub reload_interval: Duration,
 }
 
 /// Limits of sockets, queues and requests.
@@ -159,6 +169,50 @@ pub struct Drain {
     /// All of it takes no longer than this.
     #[serde(with = "compact::required")]
     pub timeout: Duration,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self {
+            listen: None,
+            api_keys: vec![],
+            api_key_hashes: vec![],
+            api_keys_file: None,
+            tokens: false,
+            reload_interval: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Admin {
+    /// The keys of applications. Reads their file.
+    pub(crate) fn keys(&self) -> Result<Keys, Vec<String>> {
+        let named = |faults: Vec<String>| faults.iter().map(|f| format!("admin.{f}")).collect();
+        let file = self.api_keys_file.clone();
+        Keys::new(&self.api_keys, &self.api_key_hashes, file).map_err(named)
+    }
+
+    fn faults(&self, listen: SocketAddr) -> Vec<String> {
+        let mut faults = vec![];
+        let open = match self.keys() {
+            Ok(keys) => keys.is_open(),
+            Err(mut more) => {
+                faults.append(&mut more);
+                false
+            }
+        };
+        if open && !self.tokens && !listen.ip().is_loopback() {
+            let fault = "admin.api_keys: needed where /v1 is served on anything but loopback";
+            faults.push(fault.into());
+        }
+        if self.api_keys.iter().any(|key| key.expose().len() < 16) {
+            faults.push("admin.api_keys: each must have 16 characters at least".into());
+        }
+        if self.reload_interval.is_zero() {
+            faults.push("admin.reload_interval: must not be 0s".into());
+        }
+        faults
+    }
 }
 
 impl Default for Config {
@@ -270,17 +324,6 @@ impl Config {
             check(false, &format!("edge_id: {fault}"));
         }
         let admin = self.admin.listen.unwrap_or(self.listen);
-        check(
-            admin.ip().is_loopback() || !self.admin.api_keys.is_empty(),
-            "admin.api_keys: needed where /v1 is served on anything but loopback",
-        );
-        check(
-            self.admin
-                .api_keys
-                .iter()
-                .all(|key| key.expose().len() >= 16),
-            "admin.api_keys: each must have 16 characters at least",
-        );
         match &self.push_url {
             Some(url) => check(
                 ["http://", "https://"].iter().any(|scheme| {
@@ -315,6 +358,7 @@ impl Config {
                 .iter()
                 .map(|fault| format!("auth.{fault}")),
         );
+        faults.extend(self.admin.faults(admin));
         faults.extend(self.limits.faults());
         faults.extend(self.watch.faults(self.limits.max_queued_frames));
         faults.extend(self.subscriptions.faults());

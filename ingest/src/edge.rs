@@ -21,8 +21,9 @@ use uuid::Uuid;
 
 use crate::Config;
 use crate::admission::gate::{Closed, Gate};
+use crate::api_keys::Keys;
 use crate::applied::Applied;
-use crate::auth::{Authorizer, Principal, Refusal};
+use crate::auth::{Authorizer, Principal, Refusal, Verifier};
 use crate::lease::{Standing, Tenure};
 use crate::registry::Registry;
 use crate::revocations::Revocations;
@@ -42,6 +43,10 @@ pub(crate) struct Edge {
     pub(crate) edges: Edges,
     pub(crate) store: Arc<dyn ConnectionStore>,
     pub(crate) authorizer: Arc<dyn Authorizer>,
+    /// Checks tokens of applications.
+    pub(crate) verifier: Arc<Verifier>,
+    /// The keys of applications.
+    pub(crate) api_keys: Keys,
     pub(crate) push_secret: Secret,
     /// Asks other edges.
     pub(crate) peers: reqwest::Client,

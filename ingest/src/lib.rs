@@ -16,6 +16,7 @@
 
 pub mod admission;
 mod api;
+pub mod api_keys;
 pub mod applied;
 pub mod auth;
 pub mod config;
@@ -167,6 +168,8 @@ impl Node {
             edges: deps.edges,
             store: deps.store,
             authorizer: Arc::clone(&verifier) as Arc<dyn Authorizer>,
+            verifier: Arc::clone(&verifier),
+            api_keys: config.admin.keys().map_err(Error::Config)?,
             push_secret: deps.push_secret,
             peers: peers(limits)?,
             push_url,
@@ -253,6 +256,7 @@ impl Node {
             outcome = life => outcome,
             error = revoke::follow(&edge, &following, caught_up) => Err(Error::Revocations(error)),
             error = running.broken() => Err(error),
+            () = edge.api_keys.follow(edge.config.admin.reload_interval) => Ok(()),
         };
         running.stop().await;
         keys_end.cancel();

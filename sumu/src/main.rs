@@ -3,12 +3,13 @@
 //! ```text
 //!   sumu dev ─▶ broker + embedded store + every role, in one process
 //!   sumu ingest | presence | pusher ─▶ one role, on Kafka and a CQL store
-//!   sumu topics | config | token | health ─▶ operators      sumu notify | tail ─▶ people at a terminal
+//!   sumu topics | config | token | api-key | health ─▶ operators      sumu notify | tail ─▶ people at a terminal
 //!   sumu replay | audit | store ─▶ answers from the log, repairs from it
 //! ```
 //!
 //! Backends are chosen here and nowhere else.
 
+mod api_key;
 mod config;
 mod console;
 mod dev;
@@ -60,6 +61,8 @@ enum Command {
     Health(health::Args),
     /// Check or print the configuration.
     Config(config::Args),
+    /// Make a key for an application, and the line by which edges know it.
+    ApiKey(api_key::Args),
     /// Print a token that an edge with the same secret accepts.
     Token(token::Args),
     /// Produce notifications.
@@ -114,6 +117,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Topics(args) => topics::run(&args).await,
         Command::Health(args) => health::run(&args).await,
         Command::Config(args) => config::run(&args),
+        Command::ApiKey(args) => api_key::run(&args),
         Command::Token(args) => token::run(&args),
         Command::Notify(args) => notify::run(args).await,
         Command::Tail(args) => replay::tail(args).await,

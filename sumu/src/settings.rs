@@ -56,6 +56,16 @@ pub(crate) struct Admin {
     pub(crate) listen: SocketAddr,
     /// Keys for `/v1`, any of which opens it. May be empty on loopback only.
     pub(crate) api_keys: Vec<Secret>,
+    /// More of them, each as a line: a name, the key's SHA-256 in hexadecimal, scopes; all scopes
+    /// without one. `sumu api-key` makes them.
+    pub(crate) api_key_hashes: Vec<String>,
+    /// A file of such lines, read anew when it changes.
+    pub(crate) api_keys_file: Option<PathBuf>,
+    /// Whether tokens that count for sockets open `/v1`, too, as far as their scopes go.
+    pub(crate) tokens: bool,
+    /// How often to look whether files of keys and certificates have changed.
+    #[serde(with = "compact::required")]
+    pub(crate) reload_interval: Duration,
     /// What pushers prove themselves with to edges: the same in all of them.
     pub(crate) push_secret: Option<Secret>,
 }
@@ -93,6 +103,10 @@ impl Default for Admin {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8081)),
             api_keys: vec![],
+            api_key_hashes: vec![],
+            api_keys_file: None,
+            tokens: false,
+            reload_interval: Duration::from_secs(5),
             push_secret: None,
         }
     }
@@ -207,6 +221,10 @@ impl Settings {
         config.admin = ingest::config::Admin {
             listen: Some(self.admin.listen),
             api_keys: self.admin.api_keys.clone(),
+            api_key_hashes: self.admin.api_key_hashes.clone(),
+            api_keys_file: self.admin.api_keys_file.clone(),
+            tokens: self.admin.tokens,
+            reload_interval: self.admin.reload_interval,
         };
         config
     }

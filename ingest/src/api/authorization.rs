@@ -1,27 +1,112 @@
-//! Decides who may use the HTTP API.
+//! Decides who may use the HTTP API: whoever has an API key, or a token with the scope for it.
 
 use actix_web::HttpRequest;
 use actix_web::http::StatusCode;
 use actix_web::http::header::AUTHORIZATION;
 use runtime::http::Problem;
+use serde_json::{Map, Value};
 
+use crate::api_keys::Scope;
 use crate::edge::Edge;
 
-/// Whether the request carries one of the API keys. Without keys, everybody on loopback may.
-pub(super) fn authorized(request: &HttpRequest, edge: &Edge) -> Result<(), Problem> {
-    let keys = &edge.config.admin.api_keys;
+/// Whether the request may do that. Where neither keys nor tokens are configured, everybody on loopback
+/// may.
+pub(super) async fn authorized(
+    request: &HttpRequest,
+    edge: &Edge,
+    scope: Scope,
+) -> Result<(), Problem> {
+    let tokens = edge.config.admin.tokens;
+    if edge.api_keys.is_open() && !tokens {
+        return Ok(());
+    }
     let given = request.headers().get(AUTHORIZATION);
     let given = given
         .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "))
         .unwrap_or_default();
-    // Every key is compared, so that the time does not tell which one was nearly right.
-    let known = keys
-        .iter()
-        .fold(keys.is_empty(), |known, key| known | key.matches(given));
-    if known {
+    if let Some(key) = edge.api_keys.find(given) {
+        tracing::debug!(
+            key = key.name(),
+            scope = scope.name(),
+            "an API key was used"
+        );
+        return if key.allows(scope) {
+            Ok(())
+        } else {
+            Err(scope_missing(scope))
+        };
+    }
+    match std::str::from_utf8(given) {
+        // A key has no dots, a token has two.
+        Ok(token) if tokens && token.contains('.') => by_token(token, edge, scope).await,
+        _ => {
+            let problem = Problem::new(StatusCode::UNAUTHORIZED, "wrong_api_key");
+            Err(problem.detail("send Authorization: Bearer and an API key"))
+        }
+    }
+}
+
+async fn by_token(token: &str, edge: &Edge, scope: Scope) -> Result<(), Problem> {
+    let now = edge.clock.now();
+    let verified = edge.verifier.verify(token, now).await.map_err(|refusal| {
+        let problem = Problem::new(StatusCode::UNAUTHORIZED, "wrong_api_key");
+        problem.detail(format!("the token does not count: {}", refusal.code()))
+    })?;
+    let subject = verified.claims.get(&edge.config.auth.user_claim);
+    let user = subject.and_then(Value::as_str);
+    let revoked = user
+        .and_then(|user| user.parse().ok())
+        .is_some_and(|user| edge.is_revoked(&user, verified.issued_at));
+    if revoked {
+        let problem = Problem::new(StatusCode::UNAUTHORIZED, "wrong_api_key");
+        return Err(problem.detail("the token does not count: token_revoked"));
+    }
+    if has_scope(&verified.claims, scope) {
         Ok(())
     } else {
-        let problem = Problem::new(StatusCode::UNAUTHORIZED, "wrong_api_key");
-        Err(problem.detail("send Authorization: Bearer and an API key"))
+        Err(scope_missing(scope))
+    }
+}
+
+fn scope_missing(scope: Scope) -> Problem {
+    let problem = Problem::new(StatusCode::FORBIDDEN, "scope_missing");
+    problem.detail(format!("needs the scope {}", scope.name()))
+}
+
+/// Whether a token's claims have the scope: in `scope` (RFC 8693 §4.2), `scp` or `permissions`, as a
+/// text with spaces between or as a list.
+fn has_scope(claims: &Map<String, Value>, scope: Scope) -> bool {
+    ["scope", "scp", "permissions"].iter().any(|name| {
+        let mut texts: Box<dyn Iterator<Item = &str>> = match claims.get(*name) {
+            Some(Value::String(text)) => Box::new(text.split(' ')),
+            Some(Value::Array(list)) => Box::new(list.iter().filter_map(Value::as_str)),
+            _ => return false,
+        };
+        texts.any(|text| text == scope.name())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_scope_is_one_word_of_the_claim_and_not_a_part_of_one() {
+        for (claims, has) in [
+            (json!({"scope": "openid sumu:notify"}), true),
+            (json!({"scp": ["openid", "sumu:notify"]}), true),
+            (json!({"permissions": ["sumu:notify"]}), true),
+            (json!({"scope": "sumu:notify2 xsumu:notify"}), false),
+            (json!({"scope": ["sumu:presence:read"]}), false),
+            (json!({"scope": 7, "other": "sumu:notify"}), false),
+            (json!({}), false),
+        ] {
+            let Value::Object(members) = &claims else {
+                panic!("an object")
+            };
+            assert_eq!(has_scope(members, Scope::Notify), has, "{claims}");
+        }
     }
 }

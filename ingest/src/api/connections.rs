@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::authorization::authorized;
 use super::presence::{not_ended, store_unavailable};
+use crate::api_keys::Scope;
 use crate::edge::Edge;
 
 #[derive(Debug, Serialize)]
@@ -38,7 +39,7 @@ pub(crate) async fn list(
     user: Path<String>,
     edge: Data<Edge>,
 ) -> Result<HttpResponse, Problem> {
-    authorized(&request, &edge)?;
+    authorized(&request, &edge, Scope::ConnectionsRead).await?;
     let user_id: UserId = user.parse().map_err(|error: IdError| {
         Problem::new(StatusCode::BAD_REQUEST, "malformed_user_id").detail(error.to_string())
     })?;

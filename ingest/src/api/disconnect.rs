@@ -11,6 +11,7 @@ use runtime::http::Problem;
 use schemas::{CloseCode, ConnectionId, push};
 
 use super::authorization::authorized;
+use crate::api_keys::Scope;
 use crate::edge::Edge;
 use crate::push::knows_secret;
 
@@ -32,7 +33,7 @@ pub(crate) async fn disconnect(
     id: Path<String>,
     edge: Data<Edge>,
 ) -> Result<HttpResponse, Problem> {
-    authorized(&request, &edge)?;
+    authorized(&request, &edge, Scope::ConnectionsWrite).await?;
     let id = connection_id(&id)?;
     match place(&edge, &id).await? {
         Place::Here => close(&edge, &id),

@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::authorization::authorized;
 use super::unreadable;
+use crate::api_keys::Scope;
 use crate::edge::Edge;
 
 #[derive(Debug, Serialize)]
@@ -27,7 +28,7 @@ pub(crate) async fn notify(
     edge: Data<Edge>,
 ) -> Result<HttpResponse, Problem> {
     // Nothing is read from, and no memory held for, somebody without a key.
-    authorized(&request, &edge)?;
+    authorized(&request, &edge, Scope::Notify).await?;
     let body = Bytes::from_request(&request, &mut body.into_inner()).await;
     let body = body.map_err(|error| unreadable(&error))?;
     let notification = Notification::decode(&body).map_err(|error| {

@@ -12,6 +12,7 @@ use serde::Serialize;
 use store::StoreError;
 
 use super::authorization::authorized;
+use crate::api_keys::Scope;
 use crate::edge::Edge;
 
 #[derive(Debug, Serialize)]
@@ -34,7 +35,7 @@ pub(crate) async fn presence(
     request: HttpRequest,
     edge: Data<Edge>,
 ) -> Result<HttpResponse, Problem> {
-    authorized(&request, &edge)?;
+    authorized(&request, &edge, Scope::PresenceRead).await?;
     let users = asked(
         request.query_string(),
         edge.config.limits.max_presence_users,

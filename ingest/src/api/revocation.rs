@@ -9,6 +9,7 @@ use schemas::{Millis, Position, UserId};
 use serde::Serialize;
 
 use super::authorization::authorized;
+use crate::api_keys::Scope;
 use crate::edge::Edge;
 use crate::revoke;
 
@@ -24,7 +25,7 @@ pub(crate) async fn revoke(
     user: Path<String>,
     edge: Data<Edge>,
 ) -> Result<HttpResponse, Problem> {
-    authorized(&request, &edge)?;
+    authorized(&request, &edge, Scope::ConnectionsWrite).await?;
     let user: UserId = user.parse().map_err(|error: schemas::id::IdError| {
         Problem::new(StatusCode::BAD_REQUEST, "malformed_user_id").detail(error.to_string())
     })?;

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use super::authorization::authorized;
 use super::presence::asked;
+use crate::api_keys::Scope;
 use crate::edge::Edge;
 use crate::lease::Standing;
 use crate::subscription::{Failed, Subscription};
@@ -24,7 +25,7 @@ pub(crate) async fn subscribe(
     request: HttpRequest,
     edge: Data<Edge>,
 ) -> Result<HttpResponse, Problem> {
-    authorized(&request, &edge)?;
+    authorized(&request, &edge, Scope::PresenceRead).await?;
     let users = asked(
         request.query_string(),
         edge.config.limits.max_presence_users,

@@ -145,3 +145,113 @@ async fn a_stranger_is_refused_before_the_body_is_read() {
         assert_eq!(&status, b"HTTP/1.1 401", "{path}");
     }
 }
+
+async fn with_key(edge: &Edge, key: &str, method: &str, target: &str) -> (u16, String) {
+    let key = format!("Bearer {key}");
+    let headers = [("authorization", key.as_str())];
+    let body = br#"{"users":["alice"],"data":1}"#;
+    let (status, answer) = http(edge.admin, method, target, &headers, body).await;
+    let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap_or_default();
+    let code = answer["code"].as_str().unwrap_or_default();
+    (status, code.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_open_what_they_are_for_and_are_changed_without_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys");
+    let (old, new, reader) = (
+        "the-old-key-0123456789",
+        "the-new-key-0123456789",
+        "the-reader-key",
+    );
+    let line = |name: &str, key: &str, scopes: &str| {
+        format!(
+            "{name} {} {scopes}\n",
+            ingest::api_keys::hex_of(&key.into())
+        )
+    };
+    std::fs::write(&file, line("old", old, "sumu:notify")).unwrap();
+    let cluster = Cluster::start().await;
+    let edge = cluster
+        .edge_with(|config| {
+            config.admin.api_keys = vec![];
+            config.admin.api_key_hashes = vec![line("reader", reader, "sumu:presence:read")];
+            config.admin.api_keys_file = Some(file.clone());
+            config.admin.reload_interval = std::time::Duration::from_millis(20);
+        })
+        .await;
+    let (notify, presence) = ("/v1/notifications", "/v1/presence?user_id=alice");
+    let user = "/v1/users/alice/connections";
+    let refused = |status: u16, code: &str| (status, code.to_owned());
+    let missing = refused(403, "scope_missing");
+    assert_eq!(with_key(&edge, old, "POST", notify).await.0, 202);
+    assert_eq!(with_key(&edge, old, "GET", presence).await, missing);
+    assert_eq!(with_key(&edge, reader, "GET", presence).await.0, 200);
+    assert_eq!(with_key(&edge, reader, "POST", notify).await, missing);
+    assert_eq!(with_key(&edge, reader, "DELETE", user).await, missing);
+    let wrong = refused(401, "wrong_api_key");
+    assert_eq!(with_key(&edge, new, "POST", notify).await, wrong);
+    assert_eq!(with_key(&edge, API_KEY, "POST", notify).await, wrong);
+    let token = token_of(&json!({"sub": "app", "exp": 1e11, "scope": "sumu:notify"}));
+    assert_eq!(
+        with_key(&edge, &token, "POST", notify).await,
+        wrong,
+        "off by default"
+    );
+
+    let both = line("old", old, "sumu:notify") + &line("new", new, "sumu:notify");
+    std::fs::write(&file, both).unwrap();
+    eventually("the new key", async || {
+        (with_key(&edge, new, "POST", notify).await.0 == 202).then_some(())
+    })
+    .await;
+    assert_eq!(with_key(&edge, old, "POST", notify).await.0, 202);
+    std::fs::write(&file, line("new", new, "sumu:notify")).unwrap();
+    eventually("the end of the old key", async || {
+        (with_key(&edge, old, "POST", notify).await == wrong).then_some(())
+    })
+    .await;
+    assert_eq!(with_key(&edge, new, "POST", notify).await.0, 202);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_opens_what_its_scope_names() {
+    let cluster = Cluster::start().await;
+    let edge = cluster
+        .edge_with(|config| {
+            config.admin.api_keys = vec![];
+            config.admin.tokens = true;
+        })
+        .await;
+    let now = runtime::Clock::system().now().0 / 1000;
+    let token = |scope: &str| {
+        token_of(&json!({"sub": "app", "exp": now + 60, "iat": now - 1, "scope": scope}))
+    };
+    let (notify, presence) = ("/v1/notifications", "/v1/presence?user_id=alice");
+    let notifier = token("openid sumu:notify");
+    assert_eq!(with_key(&edge, &notifier, "POST", notify).await.0, 202);
+    let (status, code) = with_key(&edge, &notifier, "GET", presence).await;
+    assert_eq!((status, code.as_str()), (403, "scope_missing"));
+    let users = token_until("alice", now + 60);
+    assert_eq!(
+        with_key(&edge, &users, "POST", notify).await.0,
+        403,
+        "a user's own token"
+    );
+    let ended = token_of(&json!({"sub": "app", "exp": 1, "scope": "sumu:notify"}));
+    for wrong in [ended.as_str(), "a.b.c", "nonsense", ""] {
+        assert_eq!(
+            with_key(&edge, wrong, "POST", notify).await.0,
+            401,
+            "{wrong}"
+        );
+    }
+    let writer = token("sumu:connections:write");
+    let (status, _) = with_key(&edge, &writer, "DELETE", "/v1/users/app/connections").await;
+    assert_eq!(status, 202);
+    eventually("the revocation of the token itself", async || {
+        (with_key(&edge, &notifier, "POST", notify).await.0 == 401).then_some(())
+    })
+    .await;
+}
