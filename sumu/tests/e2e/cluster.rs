@@ -346,6 +346,10 @@ impl Cluster {
         }
     }
 
+    pub(crate) fn is_running(&mut self, name: &str) -> bool {
+        self.child(name).try_wait().unwrap().is_none()
+    }
+
     fn child(&mut self, name: &str) -> &mut Child {
         let process = self.processes.iter_mut().find(|p| p.name == name);
         &mut process.unwrap().child

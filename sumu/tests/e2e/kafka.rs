@@ -45,7 +45,7 @@ impl Producer {
     pub(crate) fn new(brokers: &str) -> Self {
         let producer = ClientConfig::new()
             .set("bootstrap.servers", brokers)
-            .set("message.timeout.ms", "60000")
+            .set("message.timeout.ms", "120000")
             .set("enable.idempotence", "true")
             .set("sticky.partitioning.linger.ms", "0")
             .create()
@@ -59,7 +59,7 @@ impl Producer {
             payload: value,
             ..FutureRecord::to(topic)
         };
-        let delivery = self.0.send(record, Duration::from_secs(60)).await.unwrap();
+        let delivery = self.0.send(record, Duration::from_secs(120)).await.unwrap();
         (delivery.partition, delivery.offset)
     }
 
@@ -148,6 +148,14 @@ fn consumer(brokers: &str, group: &str, commit: &str) -> StreamConsumer {
 impl Drop for Consumed {
     fn drop(&mut self) {
         self.task.abort();
+        // The client leaves its group: it must do so before a test stops its own broker, or it waits
+        // for that for minutes.
+        for _ in 0..200 {
+            if self.task.is_finished() {
+                return;
+            }
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
     }
 }
 

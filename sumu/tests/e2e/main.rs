@@ -1,6 +1,7 @@
 //! Runs the whole system as its users do: real processes, real sockets, a real log.
 //!
-//! `guarantees`, `compose`, `identity`, `presence` and `rights` need Kafka and a CQL server; the others run on `sumu dev` alone.
+//! `guarantees`, `at_size`, `compose`, `startup`, `identity`, `presence` and `rights` need Kafka and a CQL
+//! server; the others run on `sumu dev` alone.
 
 #![expect(
     clippy::unwrap_used,
@@ -8,7 +9,9 @@
     reason = "a test fails by panicking"
 )]
 
+mod at_size;
 mod audit;
+mod broker;
 mod check;
 mod cluster;
 mod compose;
@@ -24,16 +27,21 @@ mod kafka;
 mod presence;
 mod proxy;
 mod rights;
+mod run;
+mod startup;
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Waits for a condition; a minute and a half is far more than any lease, grace or time-out here.
+/// Far more than any lease, grace or time-out that a test waits for.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Waits for a condition.
 pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(90);
+    let deadline = Instant::now() + PATIENCE;
     while !condition() {
-        assert!(Instant::now() < deadline, "not within 90 s: {what}");
+        assert!(Instant::now() < deadline, "not in time: {what}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

@@ -14,9 +14,8 @@ use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
 use super::file::{Condition, File, Service, Variables};
+use crate::PATIENCE;
 use crate::cluster::{Servers, free_port};
-
-const PATIENCE: Duration = Duration::from_secs(90);
 
 pub(crate) struct Stack {
     pub(crate) servers: Servers,
