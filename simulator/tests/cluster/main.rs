@@ -18,6 +18,7 @@ mod faults;
 mod presence;
 mod pusher;
 mod random;
+mod rows;
 mod seeds;
 mod shadow;
 mod times;
