@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use jsonwebtoken::Algorithm::{ES256, RS256};
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::support::*;
 use crate::auth::Refusal::*;
@@ -84,7 +84,7 @@ async fn until(running: &Running, token: &str, wanted: Result<(), Refusal>) {
         }
     };
     let what = format!("never {wanted:?}");
-    tokio::time::timeout(PATIENCE, met).await.expect(&what);
+    timeout(PATIENCE, met).await.expect(&what);
 }
 
 #[tokio::test]
@@ -221,11 +221,14 @@ async fn a_provider_that_is_down_delays_readiness_and_ends_nothing() {
             ..Answer::body("")
         },
     );
-    let asked = provider.asked();
-    while provider.asked() < asked + 3 {
-        assert_eq!(running.check(&by_two()).await, Err(UnknownKey));
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let down = async {
+        let asked = provider.asked();
+        while provider.asked() < asked + 3 {
+            assert_eq!(running.check(&by_two()).await, Err(UnknownKey));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, down).await.expect("it is asked no more");
     assert!(running.check(&by_one()).await.is_ok());
     running.ready(true).await;
 }
@@ -313,9 +316,7 @@ async fn what_a_bad_provider_answers_is_told_and_never_used() {
         let provider = Provider::start().await;
         provider.answer("/jwks", answer);
         let running = Running::start(by_jwks(&provider, short()));
-        while provider.asked() == 0 || !running.reason().contains("no keys of") {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        running.says("no keys of").await;
         let said = running.reason();
         assert!(said.contains(told), "{told} is not in {said}");
         assert_eq!(
@@ -342,9 +343,7 @@ async fn a_slow_provider_is_not_waited_for() {
     let began = Instant::now();
     assert_eq!(running.check(&by_one()).await, Err(KeysUnavailable));
     assert!(began.elapsed() < PATIENCE);
-    while !running.reason().contains("no whole answer") {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    running.says("no whole answer").await;
 }
 
 #[tokio::test]
@@ -391,9 +390,7 @@ async fn an_issuer_is_enough_where_its_keys_can_be_discovered() {
     ] {
         describe(found, keys);
         let running = Running::start(config(&provider, settings.clone(), short()));
-        while !running.reason().contains("discovery document") {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        running.says("discovery document").await;
         assert!(
             running.reason().contains(told),
             "{told}: {}",
@@ -489,11 +486,14 @@ async fn no_secret_key_or_token_is_shown() {
         shown += &format!("{:?}", running.check(token).await);
     }
     provider.answer("/jwks", Answer::body("<html>"));
-    let asked = provider.asked();
-    while provider.asked() < asked + 2 {
-        shown += &format!("{:?}", running.check(&by_two()).await);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let down = async {
+        let asked = provider.asked();
+        while provider.asked() < asked + 2 {
+            shown += &format!("{:?}", running.check(&by_two()).await);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, down).await.expect("it is asked no more");
     shown += &format!("{:?} {}", running.verifier, running.reason());
     let logged = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
     assert!(logged.contains("keys were not fetched"), "{logged}");

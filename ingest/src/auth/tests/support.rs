@@ -158,6 +158,16 @@ impl Running {
         tokio::time::timeout(PATIENCE, met).await.expect("never");
     }
 
+    /// Waits until the reason for not being ready says so.
+    pub(crate) async fn says(&self, wanted: &str) {
+        let met = async {
+            while !self.reason().contains(wanted) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, met).await.expect(wanted);
+    }
+
     /// Why it is not ready.
     pub(crate) fn reason(&self) -> String {
         format!("{:?}", self.health.readiness())
