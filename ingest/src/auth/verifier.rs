@@ -22,7 +22,8 @@ use super::{Authorizer, Config, Principal, Refusal, Verified, telemetry};
 pub struct Verifier {
     config: Config,
     issuers: Vec<Issuer>,
-    fetcher: Fetcher,
+    /// None where no keys are fetched.
+    fetcher: Option<Fetcher>,
 }
 
 #[derive(Debug)]
@@ -39,7 +40,9 @@ impl Verifier {
     /// All faults of issuers and keys.
     pub fn new(config: Config) -> Result<Self, Vec<String>> {
         let trusted = config.trusted()?;
-        let fetcher = Fetcher::new(&config.fetch).map_err(|fault| vec![fault])?;
+        let remote = trusted.iter().any(|trusted| trusted.remote.is_some());
+        let fetcher = remote.then(|| Fetcher::new(&config.fetch)).transpose();
+        let fetcher = fetcher.map_err(|fault| vec![fault])?;
         let issuers = trusted.into_iter().map(|trusted| {
             let name = trusted.rules.issuer.as_deref().unwrap_or("any issuer");
             let source = Source::new(name, trusted.local, trusted.remote, &config.fetch);
@@ -78,20 +81,32 @@ impl Verifier {
             .collect()
     }
 
-    /// Fetches keys, and reads those in files again, until `shutdown`. `components` are its own.
+    /// Fetches keys, and reads those in files again, until `shutdown`; returns at once if there are none of
+    /// either. `components` are its own.
     pub async fn run(&self, components: Vec<Component>, shutdown: CancellationToken) {
-        let sources = || self.issuers.iter().map(|issuer| &issuer.source);
-        let remote = || sources().filter(|source| source.is_remote());
-        telemetry::tell_ages(remote().map(Arc::downgrade).collect());
-        let follow = remote().zip(&components);
-        let follow = follow.map(|(source, component)| source.follow(&self.fetcher, component));
-        let files = sources().filter(|source| source.has_files());
-        let watch = files.map(|source| source.watch_files(self.config.reload_interval));
+        let sources: Vec<&Source> = self.issuers.iter().map(|issuer| &*issuer.source).collect();
+        let issuers = self
+            .issuers
+            .iter()
+            .filter(|issuer| issuer.source.is_remote());
+        telemetry::tell_ages(
+            issuers
+                .map(|issuer| Arc::downgrade(&issuer.source))
+                .collect(),
+        );
+        let (mut follow, mut watch) = (vec![], vec![]);
+        if let Some(fetcher) = &self.fetcher {
+            let remote = sources.iter().filter(|source| source.is_remote());
+            for (source, component) in remote.zip(&components) {
+                follow.push(source.follow(fetcher, component));
+            }
+        }
+        for source in sources.iter().filter(|source| source.has_files()) {
+            watch.push(source.watch_files(self.config.reload_interval));
+        }
         let work = async { tokio::join!(join_all(follow), join_all(watch)) };
-        let ended = shutdown.run_until_cancelled(work).await;
-        if ended.is_some() {
-            // Nothing to fetch, nothing to watch.
-            shutdown.cancelled().await;
+        if shutdown.run_until_cancelled(work).await.is_some() {
+            tracing::debug!("no keys are fetched or in files");
         }
     }
 

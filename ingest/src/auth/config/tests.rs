@@ -154,3 +154,24 @@ fn issuers_are_printed_without_their_secrets() {
     );
     assert!(!printed.contains("just more"), "{printed}");
 }
+
+#[test]
+fn issuers_come_from_a_variable_too() {
+    let value = r#"[{firebase="my-app"}, {auth0="t.eu.auth0.com", audience=["a", "b"]}]"#;
+    let config = runtime::config::Layers::new()
+        .environment([("SUMU__ISSUERS".into(), value.into())], &[])
+        .load(Config::faults)
+        .unwrap();
+    let trusted = config.trusted().unwrap();
+    let names: Vec<_> = trusted
+        .iter()
+        .map(|one| one.rules.issuer.as_deref().unwrap())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "https://securetoken.google.com/my-app",
+            "https://t.eu.auth0.com/"
+        ]
+    );
+}

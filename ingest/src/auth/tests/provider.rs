@@ -455,6 +455,9 @@ async fn no_secret_key_or_token_is_shown() {
         .with_max_level(tracing::Level::TRACE)
         .with_writer(move || writer.clone())
         .finish();
+    // With a single one, tracing asks the thread that comes to a line first whether anybody wants it, and
+    // other tests' threads have none.
+    let _another = tracing::Dispatch::new(tracing_subscriber::registry());
     let _logging = tracing::subscriber::set_default(subscriber);
 
     let provider = Provider::start().await;
