@@ -29,6 +29,7 @@ mod proxy;
 mod rights;
 mod run;
 mod startup;
+mod streams;
 
 use std::time::Duration;
 
