@@ -59,7 +59,8 @@ pub(crate) async fn open(
     Ok(Load { seen, sockets })
 }
 
-async fn connect(
+/// Opens one socket; its frames are noted in `seen`.
+pub(crate) async fn connect(
     to: SocketAddr,
     number: usize,
     path: String,

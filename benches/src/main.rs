@@ -9,9 +9,11 @@
 //! The producer's clock is in each payload, so a delivery's latency runs from the moment it was due
 //! to the moment its socket read it.
 
+mod cluster;
 mod floor;
 mod fold;
 mod load;
+mod presence;
 mod process;
 mod report;
 mod scenarios;
@@ -37,6 +39,8 @@ enum Command {
     Verify(verify::Args),
     /// Folds connection events into presence on one core, beside a hash map that counts, and prints a table.
     Fold(fold::Args),
+    /// Measures presence on a whole cluster, and prints figures.
+    Presence(presence::PresenceArgs),
     /// Serves as the floor: accepts sockets, writes what its control socket says.
     Floor,
 }
@@ -68,6 +72,7 @@ fn main() -> anyhow::Result<()> {
         Command::Run(run) => runtime.block_on(scenarios::run(&run)),
         Command::Verify(args) => verify::run(&args),
         Command::Fold(args) => fold::run(&args),
+        Command::Presence(presence) => runtime.block_on(presence::run(&presence)),
         Command::Floor => runtime.block_on(floor::serve()),
     }
 }

@@ -14,7 +14,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 
-const SECRET: &str = "a-benchmark-secret-of-32-bytes-or-more";
+pub(crate) const SECRET: &str = "a-benchmark-secret-of-32-bytes-or-more";
 
 /// Who a payload is for.
 #[derive(Clone, Copy, Debug)]
@@ -117,7 +117,7 @@ impl Target {
     pub(crate) fn path(&self, number: usize) -> String {
         match self {
             Self::Floor { .. } => "/push".into(),
-            Self::Sumu { .. } => format!("/push?authorization={}", token(number)),
+            Self::Sumu { .. } => path_of(number),
         }
     }
 
@@ -193,6 +193,11 @@ fn producer(brokers: &str) -> anyhow::Result<FutureProducer> {
     Ok(producer)
 }
 
+/// The request target of sumu's socket for the user of that number.
+pub(crate) fn path_of(number: usize) -> String {
+    format!("/push?authorization={}", token(number))
+}
+
 fn token(number: usize) -> String {
     #[derive(Serialize)]
     struct Claims {
@@ -207,6 +212,6 @@ fn token(number: usize) -> String {
     jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap_or_default()
 }
 
-async fn free_port() -> anyhow::Result<SocketAddr> {
+pub(crate) async fn free_port() -> anyhow::Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0").await?.local_addr()?)
 }
