@@ -23,6 +23,8 @@ async function openapi(file) {
       'no-server-example.com': 'off', // `sumu dev` is on localhost
       'operation-2xx-response': 'off', // /push answers 101
       'operation-4xx-response': 'off', // health and metrics refuse nothing
+      'no-unused-components': 'off', // PresenceFrame is inside an event stream, which OpenAPI 3.1 cannot describe
+      'no-illogical-composition-keywords': 'off', // an enum of the types with one value, so far
     },
   });
   const problems = await lint({ ref: path(file), config });
