@@ -5,16 +5,21 @@
 //!   ranges ─▶ eventlog::Scan ─▶ Selection::matches ─▶ render ─▶ lines for people and programs
 //!   connection events ─▶ History (presence's fold, as of a moment) ─▶ who was online, sessions
 //!                      ─▶ Folding ─▶ Digest      mutations ─▶ Rows ─ compare ─▶ Differences of a store
+//!   records of a user ─▶ Timeline ─▶ what happened      records ─▶ seal ─▶ archive, verified without the log
 //! ```
 //!
 //! All but [`plan`] is pure: no I/O, no clock.
 
+pub mod addressed;
+pub mod archive;
 pub mod digest;
 pub mod history;
 pub mod plan;
 pub mod render;
 pub mod rows;
+pub mod seal;
 pub mod selection;
+pub mod timeline;
 
 pub use digest::Digest;
 pub use history::{History, Window};

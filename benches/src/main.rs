@@ -15,6 +15,7 @@ mod fold;
 mod load;
 mod presence;
 mod process;
+mod replay;
 mod report;
 mod scenarios;
 mod target;
@@ -41,6 +42,8 @@ enum Command {
     Fold(fold::Args),
     /// Measures presence on a whole cluster, and prints figures.
     Presence(presence::PresenceArgs),
+    /// Reads the log for audits, beside a bare librdkafka consumer, and prints a table.
+    Replay(replay::Args),
     /// Serves as the floor: accepts sockets, writes what its control socket says.
     Floor,
 }
@@ -73,6 +76,7 @@ fn main() -> anyhow::Result<()> {
         Command::Verify(args) => verify::run(&args),
         Command::Fold(args) => fold::run(&args),
         Command::Presence(presence) => runtime.block_on(presence::run(&presence)),
+        Command::Replay(args) => runtime.block_on(replay::run(args)),
         Command::Floor => runtime.block_on(floor::serve()),
     }
 }

@@ -8,6 +8,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::metadata::Metadata;
 use rdkafka::{Offset, TopicPartitionList};
+use schemas::topics::TopicSpec;
 use schemas::{Millis, Topics, UserId};
 use tokio::time::{Instant, sleep};
 
@@ -83,6 +84,15 @@ impl Log {
     /// [`LogError::Layout`] if a topic that was there is laid out wrongly; it is left as it is.
     pub async fn create_topics(&self) -> Result<Vec<Arc<str>>, LogError> {
         topics::create(self).await
+    }
+
+    /// Creates a topic that is not there, and checks that it is laid out so. Answers whether it was
+    /// created.
+    ///
+    /// # Errors
+    /// As [`Log::create_topics`].
+    pub async fn ensure_topic(&self, spec: &TopicSpec) -> Result<bool, LogError> {
+        topics::ensure(self, spec).await
     }
 
     /// Checks that every topic is there and laid out as it must be. Waits up to `startup_timeout`

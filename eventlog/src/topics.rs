@@ -32,7 +32,8 @@ pub(crate) async fn create(log: &Log) -> Result<Vec<Arc<str>>, LogError> {
     let specs = log.topics().specs(log.config().layout());
     let mut created = Vec::new();
     for spec in &specs {
-        let fresh = patiently(log, || create_one(log, &admin, spec)).await?;
+        let replicas = log.config().replication;
+        let fresh = patiently(log, || create_one(log, &admin, spec, replicas)).await?;
         created.extend(fresh.then(|| Arc::clone(&spec.name)));
     }
     // A topic just created is not known everywhere at once.
@@ -45,6 +46,31 @@ pub(crate) async fn create(log: &Log) -> Result<Vec<Arc<str>>, LogError> {
             Err(error) => return Err(error),
             Ok(()) => return Ok(created),
         }
+    }
+}
+
+/// Creates one topic if it is missing, then checks it.
+pub(crate) async fn ensure(log: &Log, spec: &TopicSpec) -> Result<bool, LogError> {
+    let admin = admin(log)?;
+    // As the topics that are there: who makes one by hand may not know how many brokers there are.
+    let connections = log.metadata(Arc::clone(&log.topics().connections)).await?;
+    let known = (connections.topics().iter())
+        .flat_map(|topic| topic.partitions().first())
+        .find_map(|partition| i32::try_from(partition.replicas().len()).ok());
+    let replicas = known.unwrap_or(log.config().replication).max(1);
+    let fresh = patiently(log, || create_one(log, &admin, spec, replicas)).await?;
+    let deadline = Instant::now() + log.config().request_timeout;
+    loop {
+        let found = patiently(log, || look(log, &admin, spec)).await?;
+        let faults = compare(spec, &found, log.config().partitions);
+        if faults.is_empty() {
+            return Ok(fresh);
+        }
+        if !fresh || Instant::now() >= deadline {
+            return Err(LogError::Layout(faults));
+        }
+        // A topic just created is not known everywhere at once.
+        sleep(FIRST_BACKOFF).await;
     }
 }
 
@@ -109,11 +135,16 @@ fn compare(spec: &TopicSpec, found: &Found, configured: i32) -> Vec<String> {
 }
 
 /// Creates the topic unless it is there; answers whether it did.
-async fn create_one(log: &Log, admin: &Admin, spec: &TopicSpec) -> Result<bool, LogError> {
+async fn create_one(
+    log: &Log,
+    admin: &Admin,
+    spec: &TopicSpec,
+    replicas: i32,
+) -> Result<bool, LogError> {
     let doing = "creating a topic";
     let config = log.config();
-    let replicas = TopicReplication::Fixed(config.replication);
-    let in_sync = config.min_insync_replicas.to_string();
+    let in_sync = config.min_insync_replicas.min(replicas).to_string();
+    let replicas = TopicReplication::Fixed(replicas);
     let mut topic =
         NewTopic::new(&spec.name, spec.partitions, replicas).set("min.insync.replicas", &in_sync);
     for (setting, value) in &spec.settings {

@@ -21,6 +21,8 @@ pub struct Topics {
     pub edges: Arc<str>,
     /// Tokens that count no more.
     pub revocations: Arc<str>,
+    /// Seals of what is in the others. Made by the first seal.
+    pub audit_seals: Arc<str>,
 }
 
 /// How a topic must be laid out.
@@ -82,7 +84,28 @@ impl Topics {
             presence: name("presence"),
             edges: name("edges"),
             revocations: name("revocations"),
+            audit_seals: name("audit.seals"),
         }
+    }
+
+    /// How the topic of seals must be laid out: kept for ever, one partition.
+    #[must_use]
+    pub fn seals_spec(&self) -> TopicSpec {
+        TopicSpec::new(&self.audit_seals, 1, DELETE).with("retention.ms", &-1)
+    }
+
+    /// What is sealed unless something else is asked for: topics that lose records to nothing but
+    /// retention.
+    #[must_use]
+    pub fn sealable(&self) -> Vec<Arc<str>> {
+        let all = [
+            &self.connections,
+            &self.messages_send,
+            &self.messages_publish,
+            &self.notifications,
+            &self.notifications_dlq,
+        ];
+        all.map(Arc::clone).into()
     }
 
     /// How every topic must be laid out.

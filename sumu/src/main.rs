@@ -142,6 +142,11 @@ struct Incomplete(String);
 #[error("the store differs from the log: {0} times")]
 struct Differs(usize);
 
+/// A log or an archive is not as it was sealed: exit code 1.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Tampered(String);
+
 /// Ended by Ctrl-C: exit code 130.
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted")]

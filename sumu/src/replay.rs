@@ -1,6 +1,7 @@
 //! Prints what the log holds: `sumu replay`, and `sumu tail`, which is a short form of it.
 
 mod digest;
+mod into;
 mod output;
 
 use std::io::{self, IsTerminal as _};
@@ -53,6 +54,16 @@ pub(crate) struct Args {
     /// Fold all of `connections` and `presence`, and print one number: equal numbers, equal folds.
     #[arg(long, conflicts_with_all = ["topics", "follow", "user", "connection", "edge", "types", "notification", "resume"])]
     digest: bool,
+    /// Publish the chosen records again, into that topic, marked as replayed. Without --yes it asks
+    /// on a terminal, and elsewhere only says how many there are.
+    #[arg(long, value_name = "TOPIC", conflicts_with_all = ["follow", "resume", "digest"])]
+    into: Option<String>,
+    /// Records a second that --into publishes, at most.
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
+    rate: u32,
+    /// Let --into begin without asking.
+    #[arg(long)]
+    yes: bool,
     /// A file that says how far an earlier run came: goes on there, and writes it anew.
     #[arg(long, value_name = "FILE")]
     resume: Option<PathBuf>,
@@ -113,6 +124,9 @@ pub(crate) async fn tail(args: TailArgs) -> anyhow::Result<()> {
         filters: Filters::default(),
         format: Form::Table,
         digest: false,
+        into: None,
+        rate: 1,
+        yes: false,
         resume: None,
         settings: args.settings,
     };
@@ -139,6 +153,17 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             "{}: retention has removed what was before offset {}",
             removed.partition, removed.beginning
         ));
+    }
+    if let Some(topic) = &args.into {
+        let into = into::Into {
+            topic: full(&log, topic),
+            log,
+            ranges: plan.ranges,
+            selection: ask.selection,
+            rate: args.rate,
+            yes: args.yes,
+        };
+        return into::publish(into).await;
     }
     let read = Read {
         log,
@@ -218,7 +243,7 @@ impl Form {
 }
 
 /// A topic's full name: sumu's own by their short ones, too.
-fn full(log: &Log, name: &str) -> Arc<str> {
+pub(crate) fn full(log: &Log, name: &str) -> Arc<str> {
     let long = format!("{}{name}", log.config().prefix);
     let specs = log.topics().specs(log.config().layout());
     let known = specs.into_iter().find(|spec| *spec.name == *long);

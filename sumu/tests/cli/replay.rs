@@ -156,3 +156,241 @@ async fn replay_ends_in_peace_when_nobody_reads_it() {
     let status = timeout(PATIENCE, replay.wait()).await.unwrap().unwrap();
     assert!(status.success(), "{status}");
 }
+
+/// Runs `sumu`; answers its exit code and what it says.
+async fn run(args: &[&str]) -> (Option<i32>, String) {
+    let told = output(&mut sumu(args)).await;
+    let all = [told.stdout, told.stderr].concat();
+    (
+        told.status.code(),
+        String::from_utf8_lossy(&all).into_owned(),
+    )
+}
+
+fn value<'a>(told: &'a str, name: &str) -> &'a str {
+    let line = told.lines().find_map(|line| line.strip_prefix(name));
+    line.unwrap().trim()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn seals_find_what_was_done_to_an_archive() {
+    let dev = Dev::start().await;
+    let brokers = format!("127.0.0.1:{}", dev.broker);
+    let dir = tempfile::TempDir::new().unwrap();
+    let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (key, archive) = (file("key"), file("archive.jsonl.zst"));
+    let (code, made) = run(&["audit", "key", &key]).await;
+    assert_eq!(code, Some(0), "{made}");
+    let (public, fingerprint) = (value(&made, "public key"), value(&made, "fingerprint"));
+    let (code, told) = run(&["audit", "verify", "--brokers", &brokers]).await;
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("there is no seal"), "{told}");
+
+    for data in ["1", "2", "3"] {
+        notify(&brokers, &["--user", "ann"], data).await;
+    }
+    notify(&brokers, &["--user", "bob"], "\"bob's\"").await;
+    let seal = ["audit", "seal", "--key", &key, "--brokers", &brokers];
+    let (code, first) = run(&seal).await;
+    assert_eq!(code, Some(0), "{first}");
+    assert!(first.contains(" seals of 4 records"), "{first}");
+    notify(&brokers, &["--user", "ann"], "5").await;
+    let (_, second) = run(&seal).await;
+    assert!(second.contains("1 seals of 1 records"), "{second}");
+
+    let head = value(&first, "head");
+    for by in [public, fingerprint] {
+        let args = [
+            "audit",
+            "verify",
+            "--brokers",
+            &brokers,
+            "--key",
+            by,
+            "--head",
+            head,
+        ];
+        let (code, told) = run(&args).await;
+        assert_eq!(code, Some(0), "{told}");
+        assert!(told.contains("5 records as they were"), "{told}");
+        assert!(!told.contains("no key was given"), "{told}");
+    }
+    let stranger = "0".repeat(64);
+    let (code, told) = run(&["audit", "verify", "--brokers", &brokers, "--key", &stranger]).await;
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("not the key expected"), "{told}");
+
+    let (code, told) = run(&["audit", "export", &archive, "--brokers", &brokers]).await;
+    assert_eq!(code, Some(0), "{told}");
+    assert!(told.starts_with("5 records"), "{told}");
+    drop(dev);
+
+    let verify =
+        async |path: &str| run(&["audit", "verify", "--key", public, "--archive", path]).await;
+    let (code, told) = verify(&archive).await;
+    assert_eq!(code, Some(0), "{told}");
+    assert!(told.contains("5 records as they were"), "{told}");
+
+    let erased = format!("{archive}.erased");
+    let (code, told) = run(&["audit", "erase", &archive, &erased, "--user", "bob"]).await;
+    assert_eq!((code, told.trim()), (Some(0), "erased 1 payloads"));
+    let (code, told) = verify(&erased).await;
+    assert_eq!(code, Some(0), "{told}");
+    let lines = |path: &str| {
+        let bytes = zstd::decode_all(std::fs::File::open(path).unwrap()).unwrap();
+        String::from_utf8(bytes)
+            .unwrap()
+            .lines()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert!(!lines(&erased).concat().contains("bob's"));
+    tampered(&lines(&archive), &archive, verify).await;
+}
+
+/// Does to an archive what must not be done, one thing at a time.
+async fn tampered(
+    whole: &[String],
+    archive: &str,
+    verify: impl AsyncFn(&str) -> (Option<i32>, String),
+) {
+    let write = |name: &str, lines: &[String]| {
+        let path = format!("{archive}.{name}");
+        let text = lines
+            .iter()
+            .flat_map(|line| [line, "\n"])
+            .collect::<String>();
+        let packed = zstd::encode_all(text.as_bytes(), 1).unwrap();
+        std::fs::write(&path, packed).unwrap();
+        path
+    };
+    let records = 1..whole
+        .iter()
+        .position(|line| line.starts_with("{\"seal\""))
+        .unwrap();
+    assert_eq!(records.len(), 5);
+    for at in records.clone() {
+        let mut altered = whole.to_vec();
+        let after = altered[at].find("\"data").unwrap();
+        // One bit of what the user was told.
+        let mut bytes = altered[at].clone().into_bytes();
+        bytes[after + 3] ^= 1;
+        altered[at] = String::from_utf8(bytes).unwrap();
+        let mut removed = whole.to_vec();
+        removed.remove(at);
+        let mut added = whole.to_vec();
+        let more = added[at].replacen("\"offset\":", "\"offset\":9", 1);
+        added.insert(at + 1, more);
+        let mut moved = whole.to_vec();
+        moved.swap(at, if at + 1 < records.end { at + 1 } else { at - 1 });
+        for (name, lines) in [
+            ("altered", altered),
+            ("removed", removed),
+            ("added", added),
+            ("moved", moved),
+        ] {
+            let (code, told) = verify(&write(name, &lines)).await;
+            assert_eq!(code, Some(1), "{name} {at}: {told}");
+            assert!(told.contains("sumu.notifications-"), "{name} {at}: {told}");
+        }
+    }
+    let mut shorter = whole.to_vec();
+    let last = shorter.len() - 2;
+    shorter.remove(last);
+    let (code, told) = verify(&write("unsealed", &shorter)).await;
+    assert_eq!(code, Some(1), "{told}");
+    assert!(
+        told.contains("chain of seals") || told.contains("stands where seal"),
+        "{told}"
+    );
+    let packed = std::fs::read(archive).unwrap();
+    let path = format!("{archive}.cut");
+    std::fs::write(&path, &packed[..packed.len() / 2]).unwrap();
+    let (code, told) = verify(&path).await;
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains(", line "), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_users_story_is_told_and_records_are_published_again() {
+    let dev = Dev::start().await;
+    let brokers = format!("127.0.0.1:{}", dev.broker);
+    let token = output(&mut sumu(&["token", "--sub", "ann", "--data", &dev.data()])).await;
+    let url = format!(
+        "ws://127.0.0.1:{}/push?authorization={}",
+        dev.listen,
+        text(&token.stdout).trim()
+    );
+    let (mut socket, _) = tokio_tungstenite::connect_async(url).await.unwrap();
+    notify(&brokers, &["--user", "ann", "--id", "n1"], "\"hi\"").await;
+    socket.close(None).await.unwrap();
+    let story = async |to: &str| {
+        let args = [
+            "audit",
+            "user",
+            "ann",
+            "--json",
+            "--to",
+            to,
+            "--brokers",
+            &brokers,
+        ];
+        let told = output(&mut sumu(&args)).await;
+        assert!(told.status.success(), "{told:?}");
+        let lines = text(&told.stdout).lines().map(str::to_owned);
+        let read = |line: String| serde_json::from_str::<serde_json::Value>(&line).unwrap();
+        lines.map(read).collect::<Vec<_>>()
+    };
+    let deadline = Instant::now() + PATIENCE;
+    let told = loop {
+        let told = story("0s").await;
+        if told.len() >= 5 {
+            break told;
+        }
+        assert!(Instant::now() < deadline, "{told:?}");
+    };
+    let mut events: Vec<_> = told.iter().map(|e| e["event"].as_str().unwrap()).collect();
+    // The notification's time is the producer's.
+    events.sort_unstable();
+    assert_eq!(
+        events,
+        ["closed", "notified", "offline", "online", "opened"]
+    );
+    let notified = told.iter().find(|e| e["event"] == "notified").unwrap();
+    assert_eq!(
+        (&notified["id"], &notified["devices"]),
+        (&"n1".into(), &1.into())
+    );
+    assert_eq!(story("1h").await.len(), 0);
+
+    published_again(&brokers).await;
+}
+
+async fn published_again(brokers: &str) {
+    let into = [
+        "replay",
+        "notifications",
+        "--into",
+        "messages.publish",
+        "--brokers",
+        brokers,
+    ];
+    let (code, told) = run(&into).await;
+    assert_eq!(code, Some(0), "{told}");
+    assert!(
+        told.starts_with("1 records to sumu.messages.publish"),
+        "{told}"
+    );
+    assert!(told.ends_with("nothing was published\n"), "{told}");
+    assert_eq!(replay(brokers, &["messages.publish"]).await.len(), 0);
+    let (code, told) = run(&[&into[..], &["--yes"]].concat()).await;
+    assert_eq!(code, Some(0), "{told}");
+    let copies = replay(brokers, &["messages.publish", "--format", "jsonl"]).await;
+    assert_eq!(copies.len(), 1, "{copies:?}");
+    let copy: serde_json::Value = serde_json::from_str(&copies[0]).unwrap();
+    assert_eq!(copy["value"]["data"], "hi");
+    let from = copy["headers"]["replayed_from"].as_str().unwrap();
+    assert!(from.starts_with("sumu.notifications-"), "{copy}");
+    let (code, told) = run(&["replay", "--into", "connections", "--brokers", brokers]).await;
+    assert_eq!(code, Some(2), "{told}");
+}

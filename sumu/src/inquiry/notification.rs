@@ -1,0 +1,224 @@
+//! Whom a notification meant, and whether it was given up: `sumu audit notification`.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use audit::addressed::{Addressed, addressed};
+use audit::selection::NotificationName;
+use audit::{Ask, History, Plan, Selection, Window, history, render};
+use eventlog::{Log, Record, Start};
+use jiff::tz::TimeZone;
+use presence::processor::Rules;
+use schemas::{Millis, Notification};
+use serde::Serialize;
+
+use super::presence::complete;
+use crate::moment::Place;
+use crate::settings::{self, Part};
+use crate::{Usage, console, scanning};
+
+/// Records of one name that are told of, at most.
+const MOST: usize = 1_000;
+
+/// The request, the sockets and users that it meant when it came into the log, and its dead letter.
+/// sumu keeps no delivery receipts yet: that a frame reached a socket is not told.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The application's id for it, or its position in `notifications`.
+    #[arg(value_name = "ID|POSITION")]
+    notification: NotificationName,
+    /// Where to look for an id from: a time, or how long ago.
+    #[arg(long, value_name = "WHEN", default_value = "beginning")]
+    from: Place,
+    /// For programs: an object a line.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    settings: settings::Args,
+}
+
+/// What is told of a request.
+#[derive(Debug, Serialize)]
+struct Told {
+    position: String,
+    at: Millis,
+    id: Option<String>,
+    expires_at: Option<Millis>,
+    everybody: bool,
+    #[serde(flatten)]
+    addressed: Addressed,
+    /// Why it is in the DLQ, if it is.
+    dead_letter: Option<String>,
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<()> {
+    let settings = args.settings.load(&[Part::Log])?;
+    let log = Log::new(settings.log)?;
+    let now = runtime::Clock::system().now();
+    let from = args.from.start(now);
+    if !matches!(from, Start::Beginning | Start::Time(_)) {
+        bail!(Usage("--from is a time or a span ago".into()));
+    }
+    let timings = settings.timings;
+    let rules = history::rules(timings.connection_ttl, timings.presence_grace);
+    let selection = Selection {
+        notification: Some(args.notification),
+        from: args.from.moment(now),
+        ..Selection::default()
+    };
+    let topics = log.topics().clone();
+    let ask = Ask {
+        topics: vec![
+            Arc::clone(&topics.notifications),
+            Arc::clone(&topics.notifications_dlq),
+        ],
+        partitions: vec![],
+        from,
+        to: Some(Start::End),
+        selection: selection.clone(),
+        resume: None,
+    };
+    let mut plan = Plan::make(&log, &ask).await?;
+    let wanted = topics.clone();
+    let found = scanning::fold(
+        &log,
+        plan.ranges,
+        Vec::new(),
+        move |record| {
+            let picked = selection.matches(&wanted, record);
+            picked.then(|| record.to_record(&record.topic.into()))
+        },
+        |found: &mut Vec<Record>, record| {
+            if found.len() < MOST {
+                found.push(record);
+            }
+        },
+    );
+    let found = found.await.context("reading notifications")?;
+    let (requests, dead): (Vec<Record>, Vec<Record>) = found
+        .into_iter()
+        .partition(|record| record.position.topic == topics.notifications);
+    if requests.is_empty() && dead.is_empty() {
+        complete(&plan.removed)?;
+        bail!("there is no such notification");
+    }
+    for request in &requests {
+        let told = tell(&log, &rules, request, &dead, &mut plan.removed).await?;
+        if !print(&told, args.json)? {
+            return Ok(());
+        }
+    }
+    if requests.is_empty() {
+        for record in &dead {
+            let position = record.headers.text("dlq_position").unwrap_or("-");
+            let reason = record.headers.text("dlq_reason").unwrap_or("-");
+            let line = format!("dead letter of {position}: {reason}");
+            console::line(render::plain(line.as_bytes()))?;
+        }
+    }
+    complete(&plan.removed)
+}
+
+/// Folds presence as of the request's time.
+async fn tell(
+    log: &Log,
+    rules: &Rules,
+    request: &Record,
+    dead: &[Record],
+    removed: &mut Vec<audit::plan::Removed>,
+) -> anyhow::Result<Told> {
+    let position = request.position.to_string();
+    let is_its = |record: &&Record| record.headers.text("dlq_position") == Some(&position);
+    let reason = |record: &Record| {
+        let reason = record.headers.text("dlq_reason");
+        reason.unwrap_or("no reason given").to_owned()
+    };
+    let dead_letter = dead.iter().find(is_its).map(reason);
+    let value = request.value.clone().unwrap_or_default();
+    let at = request.append_time;
+    let Ok(notification) = Notification::decode(&value) else {
+        return Ok(Told {
+            position,
+            at,
+            id: None,
+            expires_at: None,
+            everybody: false,
+            addressed: Addressed::default(),
+            dead_letter,
+        });
+    };
+    let connections = Arc::clone(&log.topics().connections);
+    let ask = Ask {
+        topics: vec![Arc::clone(&connections)],
+        partitions: vec![],
+        from: Start::Time(history::reads_from(at, rules)),
+        to: Some(Start::Time(at)),
+        selection: Selection::default(),
+        resume: None,
+    };
+    let plan = Plan::make(log, &ask).await?;
+    removed.extend(plan.removed);
+    let window = Window { from: at, to: at };
+    let history = scanning::fold(
+        log,
+        plan.ranges,
+        History::new(connections, *rules, window),
+        |record| {
+            let event = scanning::event(record);
+            Some((record.partition, record.offset, record.append_time, event))
+        },
+        |history, (partition, offset, time, event)| {
+            history.apply(partition, offset, time, event.as_ref());
+        },
+    );
+    let online = history
+        .await
+        .context("reading connections")?
+        .finish(None)
+        .online;
+    Ok(Told {
+        position,
+        at,
+        addressed: addressed(&notification.target, &online),
+        everybody: notification.target.is_broadcast(),
+        id: notification.id,
+        expires_at: notification.expires_at,
+        dead_letter,
+    })
+}
+
+/// Prints it; `false` when nobody reads it any more.
+fn print(told: &Told, json: bool) -> anyhow::Result<bool> {
+    if json {
+        return Ok(console::line(serde_json::to_string(told)?)?);
+    }
+    let zone = TimeZone::system();
+    let id = told.id.as_deref().unwrap_or("-");
+    let whom = if told.everybody { "everybody" } else { "some" };
+    let at = render::local(told.at, &zone);
+    let mut lines = vec![format!("{at} {} id {id} for {whom}", told.position)];
+    if let Some(until) = told.expires_at {
+        lines.push(format!(
+            "  not delivered after {}",
+            render::local(until, &zone)
+        ));
+    }
+    for (user, connection) in &told.addressed.sockets {
+        lines.push(format!("  open then: {user} {connection}"));
+    }
+    for user in &told.addressed.absent_users {
+        lines.push(format!("  nobody there: {user}"));
+    }
+    for connection in &told.addressed.absent_connections {
+        lines.push(format!("  not open: {connection}"));
+    }
+    if let Some(reason) = &told.dead_letter {
+        lines.push(format!("  dead letter: {reason}"));
+    }
+    for line in lines {
+        if !console::line(render::plain(line.as_bytes()))? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
