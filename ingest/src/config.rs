@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use jiff::fmt::serde::unsigned_duration::friendly::compact;
 use runtime::secret::Secret;
+use runtime::tls;
 use schemas::EdgeId;
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +28,8 @@ pub struct Config {
     pub edge_id: Option<String>,
     /// Address for clients; port 0 takes any free one.
     pub listen: SocketAddr,
+    /// TLS of that listener; none without this section.
+    pub tls: Option<tls::Config>,
     /// Path of the socket.
     pub path: String,
     /// What comes before that path, like the stage of an API Gateway: with `/prod` the socket is at
@@ -40,7 +43,8 @@ pub struct Config {
     /// The listener for applications and operators; the process has one for every role.
     #[serde(skip)]
     pub admin: Admin,
-    /// Base URL at which pushers reach this edge; `http://` and the admin address without one.
+    /// Base URL at which pushers and other edges reach this edge; without one `http://`, or `https://` if
+    /// there is TLS, and the admin address.
     pub push_url: Option<String>,
     /// Which tokens count.
     pub auth: auth::Config,
@@ -78,6 +82,8 @@ pub struct Admin {
     pub tokens: bool,
     /// How often to look whether files have changed.
     pub reload_interval: Duration,
+    /// TLS of that listener; none without it.
+    pub tls: Option<tls::Config>,
 }
 
 /// Limits of sockets, queues and requests.
@@ -180,11 +186,19 @@ impl Default for Admin {
             api_keys_file: None,
             tokens: false,
             reload_interval: Duration::from_secs(5),
+            tls: None,
         }
     }
 }
 
 impl Admin {
+    /// Whether sumu's own processes must show a certificate to be let in.
+    pub(crate) fn asks_for_certificates(&self) -> bool {
+        self.tls
+            .as_ref()
+            .is_some_and(|tls| tls.client_ca_file.is_some())
+    }
+
     /// The keys of applications. Reads their file.
     pub(crate) fn keys(&self) -> Result<Keys, Vec<String>> {
         let named = |faults: Vec<String>| faults.iter().map(|f| format!("admin.{f}")).collect();
@@ -208,6 +222,9 @@ impl Admin {
         if self.api_keys.iter().any(|key| key.expose().len() < 16) {
             faults.push("admin.api_keys: each must have 16 characters at least".into());
         }
+        if let Some(tls) = &self.tls {
+            faults.extend(tls.faults().iter().map(|f| format!("admin.tls: {f}")));
+        }
         if self.reload_interval.is_zero() {
             faults.push("admin.reload_interval: must not be 0s".into());
         }
@@ -220,6 +237,7 @@ impl Default for Config {
         Self {
             edge_id: None,
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            tls: None,
             path: "/push".into(),
             stage: None,
             public_url: None,
@@ -359,6 +377,9 @@ impl Config {
                 .map(|fault| format!("auth.{fault}")),
         );
         faults.extend(self.admin.faults(admin));
+        if let Some(tls) = &self.tls {
+            faults.extend(tls.faults().iter().map(|fault| format!("tls: {fault}")));
+        }
         faults.extend(self.limits.faults());
         faults.extend(self.watch.faults(self.limits.max_queued_frames));
         faults.extend(self.subscriptions.faults());

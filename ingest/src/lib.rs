@@ -47,6 +47,7 @@ use std::time::Duration;
 
 use eventlog::{Edges, Log, LogError};
 use runtime::http::Endpoints;
+use runtime::tls::{self, Certificate};
 use runtime::{Clock, Component, Secret, Timings};
 use schemas::topics::Layout;
 use schemas::{EdgeId, Epoch, Topics};
@@ -86,8 +87,10 @@ pub struct Deps {
     pub clock: Clock,
     /// Heartbeat, lease and connection TTL.
     pub timings: Timings,
-    /// What pushers must know.
+    /// What pushers must know; nothing where they show certificates instead.
     pub push_secret: Secret,
+    /// How other edges are asked.
+    pub tls: tls::Client,
 }
 
 /// Why an edge could not start or go on.
@@ -157,7 +160,7 @@ impl Node {
         let push_url = config
             .push_url
             .clone()
-            .unwrap_or_else(|| format!("http://{}", servers.admin()));
+            .unwrap_or_else(|| servers.push_url());
         let verifier = Arc::new(Verifier::new(auth(&config)).map_err(Error::Config)?);
         let limits = &config.limits;
         let edge = Arc::new(Edge {
@@ -171,7 +174,7 @@ impl Node {
             verifier: Arc::clone(&verifier),
             api_keys: config.admin.keys().map_err(Error::Config)?,
             push_secret: deps.push_secret,
-            peers: peers(limits)?,
+            peers: peers(limits, &deps.tls)?,
             push_url,
             registry: Registry::new(MailboxLimits {
                 frames: limits.max_queued_frames,
@@ -241,6 +244,8 @@ impl Node {
             let end = keys_end.clone();
             edge.spawn(async move { verifier.run(keys, end).await });
         }
+        let every = edge.config.admin.reload_interval;
+        let certificates = servers.certificates();
         let mut running = servers.run(&edge, &endpoints)?;
         let following = endpoints.health.component("revocations");
         let (caught_up, read) = oneshot::channel();
@@ -256,7 +261,8 @@ impl Node {
             outcome = life => outcome,
             error = revoke::follow(&edge, &following, caught_up) => Err(Error::Revocations(error)),
             error = running.broken() => Err(error),
-            () = edge.api_keys.follow(edge.config.admin.reload_interval) => Ok(()),
+            () = edge.api_keys.follow(every) => Ok(()),
+            () = follow_all(certificates, every) => Ok(()),
         };
         running.stop().await;
         keys_end.cancel();
@@ -281,9 +287,16 @@ pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> Res
     Node::bind(config, deps)?.run(shutdown).await
 }
 
+/// Keeps the listeners' certificates up to date, for ever.
+async fn follow_all(certificates: Vec<Arc<Certificate>>, every: Duration) {
+    let all = certificates.iter().map(|one| one.follow(every));
+    futures_util::future::join_all(all).await;
+    std::future::pending::<()>().await;
+}
+
 /// Other edges over HTTP; no proxies, no redirects.
-fn peers(limits: &config::Limits) -> Result<reqwest::Client, Error> {
-    reqwest::Client::builder()
+fn peers(limits: &config::Limits, tls: &tls::Client) -> Result<reqwest::Client, Error> {
+    tls.apply(reqwest::Client::builder())
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .timeout(limits.forward_timeout)

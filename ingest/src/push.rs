@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep};
 use crate::edge::{Edge, now};
 use crate::lease::Addressed;
 use crate::registry::Mailbox;
+use crate::server::KnownPeer;
 
 /// How often a crowded socket is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
@@ -50,13 +51,22 @@ fn entitled(request: &HttpRequest, edge: &Edge) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Whether it comes from one of sumu's own processes.
+/// Whether it comes from one of sumu's own processes: it shows what is configured, the secret, a
+/// certificate, or both.
 pub(crate) fn knows_secret(request: &HttpRequest, edge: &Edge) -> Result<(), Problem> {
+    let certificates = edge.config.admin.asks_for_certificates();
+    if certificates && request.conn_data::<KnownPeer>().is_none() {
+        return Err(Problem::new(
+            StatusCode::UNAUTHORIZED,
+            "client_certificate_missing",
+        ));
+    }
+    if certificates && edge.push_secret.expose().is_empty() {
+        return Ok(());
+    }
     let given = request.headers().get(push::SECRET_HEADER);
-    if edge
-        .push_secret
-        .matches(given.map_or(&b""[..], |given| given.as_bytes()))
-    {
+    let given = given.map_or(&b""[..], |given| given.as_bytes());
+    if !given.is_empty() && edge.push_secret.matches(given) {
         Ok(())
     } else {
         Err(Problem::new(StatusCode::UNAUTHORIZED, "wrong_push_secret"))

@@ -5,11 +5,13 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::dev::ServerHandle;
+use actix_tls::accept::rustls_0_23::TlsStream;
+use actix_web::dev::{Extensions, ServerHandle};
 use actix_web::rt::net::TcpStream;
 use actix_web::web::{self, Data, PayloadConfig, ServiceConfig};
 use actix_web::{App, HttpServer};
 use runtime::http::{Endpoints, resource};
+use runtime::tls::{self, Certificate, TlsError};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use schemas::push::PATH as PUSH_PATH;
 use socket2::SockRef;
@@ -37,7 +39,12 @@ pub(crate) struct Servers {
 struct Bound {
     listener: TcpListener,
     address: SocketAddr,
+    certificate: Option<Arc<Certificate>>,
 }
+
+/// A process of sumu's own that has shown its certificate.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KnownPeer;
 
 /// Listeners that serve.
 #[derive(Debug)]
@@ -47,21 +54,33 @@ pub(crate) struct Running {
 }
 
 impl Bound {
-    fn bind(address: SocketAddr) -> Result<Self, Error> {
+    fn bind(address: SocketAddr, tls: Option<&tls::Config>) -> Result<Self, Error> {
+        let certificate = tls.map(Certificate::load).transpose();
+        let certificate = certificate.map_err(|error| unusable(&error))?;
         let failed = |source| Error::Serve { address, source };
         let listener = TcpListener::bind(address).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        Ok(Self { listener, address })
+        Ok(Self {
+            listener,
+            address,
+            certificate,
+        })
     }
+}
+
+fn unusable(error: &TlsError) -> Error {
+    Error::Config(vec![format!("tls: {error}")])
 }
 
 impl Servers {
     pub(crate) fn bind(config: &Config) -> Result<Self, Error> {
         allow_descriptors(config.limits.max_connections);
         Ok(Self {
-            public: Bound::bind(config.listen)?,
-            admin: config.admin.listen.map(Bound::bind).transpose()?,
+            public: Bound::bind(config.listen, config.tls.as_ref())?,
+            admin: (config.admin.listen)
+                .map(|address| Bound::bind(address, config.admin.tls.as_ref()))
+                .transpose()?,
         })
     }
 
@@ -74,6 +93,30 @@ impl Servers {
             Some(bound) => bound.address,
             None => self.public.address,
         }
+    }
+
+    /// Where this edge is reached by others, unless it is told otherwise.
+    pub(crate) fn push_url(&self) -> String {
+        let Bound {
+            address,
+            certificate,
+            ..
+        } = self.admin.as_ref().unwrap_or(&self.public);
+        let scheme = if certificate.is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        format!("{scheme}://{address}")
+    }
+
+    /// What the listeners show, to be kept up to date.
+    pub(crate) fn certificates(&self) -> Vec<Arc<Certificate>> {
+        let bound = [Some(&self.public), self.admin.as_ref()].into_iter();
+        bound
+            .flatten()
+            .filter_map(|bound| bound.certificate.clone())
+            .collect()
     }
 
     /// Begins to serve.
@@ -103,7 +146,15 @@ impl Running {
         endpoints: Option<&Endpoints>,
         sockets: bool,
     ) -> Result<(), Error> {
-        let Bound { listener, address } = bound;
+        let Bound {
+            listener,
+            address,
+            certificate,
+        } = bound;
+        let tls = certificate
+            .map(|certificate| certificate.server())
+            .transpose();
+        let tls = tls.map_err(|error| unusable(&error))?;
         let (shared, endpoints) = (Data::from(Arc::clone(edge)), endpoints.cloned());
         let path = edge.config.socket_path();
         // Twice what the session allows: it closes first, and logs why.
@@ -125,7 +176,7 @@ impl Running {
                 .max_connections
                 .saturating_add(SPARE_CONNECTIONS),
         )
-        .on_connect(move |stream, _| limit_writes(stream, stuck))
+        .on_connect(move |stream, data| greet(stream, data, stuck))
         .tcp_nodelay(true)
         .disable_signals()
         .shutdown_timeout(STOP_SECONDS);
@@ -133,8 +184,11 @@ impl Running {
             0 => server,
             workers => server.workers(workers),
         };
+        let server = match tls {
+            Some(tls) => server.listen_rustls_0_23(listener, tls),
+            None => server.listen(listener),
+        };
         let server = server
-            .listen(listener)
             .map_err(|source| Error::Serve { address, source })?
             .run();
         self.handles.push(server.handle());
@@ -197,12 +251,22 @@ fn raised(soft: Option<u64>, hard: Option<u64>, needed: u64) -> Option<u64> {
     soft.map(|soft| soft.max(reachable))
 }
 
+/// Prepares a connection, and notes who has shown a certificate: the handshake has proved it.
+fn greet(stream: &dyn Any, data: &mut Extensions, stuck: Duration) {
+    if let Some(stream) = stream.downcast_ref::<TcpStream>() {
+        limit_writes(stream, stuck);
+    } else if let Some(stream) = stream.downcast_ref::<TlsStream<TcpStream>>() {
+        let (tcp, session) = stream.get_ref();
+        limit_writes(tcp, stuck);
+        if session.peer_certificates().is_some() {
+            data.insert(KnownPeer);
+        }
+    }
+}
+
 /// Has the kernel drop a client that takes no bytes for so long: actix-web itself waits for ever to
 /// flush what a closed socket had left.
-fn limit_writes(stream: &dyn Any, within: Duration) {
-    let Some(stream) = stream.downcast_ref::<TcpStream>() else {
-        return;
-    };
+fn limit_writes(stream: &TcpStream, within: Duration) {
     #[cfg(target_os = "linux")]
     if let Err(error) = SockRef::from(stream).set_tcp_user_timeout(Some(within)) {
         tracing::warn!(%error, "a socket has no time limit for writes");

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use reqwest::{Client, Response, StatusCode, header, redirect};
 use runtime::secret::Secret;
+use runtime::tls;
 use schemas::push::{self, PushItem, PushReply};
 use schemas::{DecodeError, EdgeId, Epoch};
 use serde::Serialize;
@@ -101,8 +102,13 @@ impl HttpEdges {
     ///
     /// # Errors
     /// If the TLS roots of this machine cannot be read.
-    pub fn new(config: &config::Push, secret: Secret) -> Result<Self, reqwest::Error> {
-        let client = Client::builder()
+    pub fn new(
+        config: &config::Push,
+        secret: Secret,
+        tls: &tls::Client,
+    ) -> Result<Self, reqwest::Error> {
+        let client = tls
+            .apply(Client::builder())
             .no_proxy()
             .redirect(redirect::Policy::none())
             .connect_timeout(config.connect_timeout)

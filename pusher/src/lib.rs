@@ -49,6 +49,8 @@ pub struct Deps {
     pub clock: Clock,
     /// What edges know it by.
     pub push_secret: Secret,
+    /// How edges are asked.
+    pub tls: runtime::tls::Client,
 }
 
 /// Why the pusher ended.
@@ -81,6 +83,7 @@ pub async fn run(config: Config, deps: Deps, shutdown: CancellationToken) -> Res
     let client = Arc::new(edge::HttpEdges::new(
         &config.push,
         deps.push_secret.clone(),
+        &deps.tls,
     )?);
     pipeline::run(config, deps, client, shutdown).await
 }

@@ -8,6 +8,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::ALLOW;
 use actix_web::web::{self, Data, ServiceConfig};
 use actix_web::{App, HttpResponse, HttpResponseBuilder, HttpServer, Resource, ResponseError};
+use rustls::ServerConfig;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
@@ -44,21 +45,24 @@ pub fn resource(path: &str, allow: &'static str) -> Resource {
     web::resource(path).default_service(web::to(refuse))
 }
 
-/// Serves the routes of every role, and nothing else, until `shutdown`.
+/// Serves the routes of every role, and nothing else, until `shutdown`; over TLS if there is a
+/// configuration for it.
 ///
 /// # Errors
 /// What the operating system says of the listener.
 pub async fn serve(
     listener: TcpListener,
     endpoints: Endpoints,
+    tls: Option<ServerConfig>,
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
     let app = move || App::new().configure(|app| endpoints.configure(app));
-    let server = HttpServer::new(app)
-        .workers(1)
-        .disable_signals()
-        .listen(listener)?
-        .run();
+    let server = HttpServer::new(app).workers(1).disable_signals();
+    let server = match tls {
+        Some(tls) => server.listen_rustls_0_23(listener, tls)?,
+        None => server.listen(listener)?,
+    };
+    let server = server.run();
     let handle = server.handle();
     let stop = async {
         shutdown.cancelled().await;
@@ -218,7 +222,7 @@ mod tests {
         let metrics = Metrics::default();
         let endpoints = Endpoints { health, metrics };
         let shutdown = CancellationToken::new();
-        let serving = tokio::spawn(serve(listener, endpoints, shutdown.clone()));
+        let serving = tokio::spawn(serve(listener, endpoints, None, shutdown.clone()));
         let get = async |path: &str| {
             let answer = reqwest::get(format!("{url}{path}")).await.unwrap();
             (answer.status().as_u16(), answer.text().await.unwrap())

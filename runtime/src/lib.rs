@@ -18,6 +18,7 @@ pub mod secret;
 pub mod shutdown;
 pub mod telemetry;
 pub mod timings;
+pub mod tls;
 
 pub use clock::Clock;
 pub use health::{Component, Health};

@@ -16,6 +16,7 @@ use eventlog::{Edges, Log};
 use runtime::config::{Faults, Layers};
 use runtime::http::Endpoints;
 use runtime::shutdown::Stages;
+use runtime::tls;
 use runtime::{Clock, Health, Secret, telemetry};
 use store::ConnectionStore;
 use store::embedded::EmbeddedStore;
@@ -135,6 +136,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         clock,
         endpoints,
         push_secret: (settings.admin.push_secret.clone()).unwrap_or_else(folder::random_secret),
+        tls: tls::Client::new(settings.admin.ca_file.as_deref(), None).context("admin.ca_file")?,
     };
     let (stages, address) = start_roles(&settings, &deps)?;
     let welcome = Welcome {

@@ -1,13 +1,12 @@
 //! Asks a process whether it is ready, for container health checks: `sumu health`.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use audit::render;
 
-use crate::settings::{self, Settings, reachable};
+use crate::settings::{self, Admin, Settings, reachable};
 use crate::{console, token};
 
 /// The longest answer that is shown, in bytes.
@@ -29,11 +28,17 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
     let url = match &args.url {
         Some(url) => url.clone(),
-        None => format!("http://{}/readyz", reachable(admin(args)?)),
+        None => {
+            let admin = admin(args)?;
+            let scheme = if admin.tls.is_some() { "https" } else { "http" };
+            format!("{scheme}://{}/readyz", reachable(admin.listen))
+        }
     };
     let client = reqwest::Client::builder()
         .timeout(args.timeout)
         .no_proxy()
+        // It is asked on this machine, by an address that its certificate need not name, for nothing secret.
+        .tls_danger_accept_invalid_certs(true)
         .build()?;
     let answer = client.get(&url).send().await;
     let answer = answer.with_context(|| format!("no answer from {url}"))?;
@@ -46,11 +51,11 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 /// Where the process that has the same file and environment answers.
-fn admin(args: &Args) -> anyhow::Result<SocketAddr> {
+fn admin(args: &Args) -> anyhow::Result<Admin> {
     let settings = settings::Args {
         config: args.config.clone(),
         brokers: None,
     };
     let settings = settings.layers().load(|_: &Settings| vec![])?;
-    Ok(settings.admin.listen)
+    Ok(settings.admin)
 }

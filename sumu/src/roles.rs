@@ -12,6 +12,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use runtime::http::{self, Endpoints};
 use runtime::shutdown::Stages;
+use runtime::tls::{self, Certificate};
 use runtime::{Clock, Component, Health, Secret, telemetry};
 use store::scylla::ScyllaStore;
 use store::{ConnectionStore, StoreError};
@@ -30,6 +31,7 @@ pub(crate) struct Deps {
     pub(crate) clock: Clock,
     pub(crate) endpoints: Endpoints,
     pub(crate) push_secret: Secret,
+    pub(crate) tls: tls::Client,
 }
 
 impl Deps {
@@ -42,6 +44,7 @@ impl Deps {
             clock: self.clock,
             timings: settings.timings,
             push_secret: self.push_secret.clone(),
+            tls: self.tls.clone(),
         }
     }
 
@@ -64,6 +67,7 @@ impl Deps {
             health: self.endpoints.health.clone(),
             clock: self.clock,
             push_secret: self.push_secret.clone(),
+            tls: self.tls.clone(),
         }
     }
 }
@@ -128,13 +132,22 @@ impl Process {
             health: Health::new(),
             metrics: telemetry.metrics(),
         };
-        let health = HealthServer::start(&settings, endpoints.clone())?;
+        let following = CancellationToken::new();
+        let certificate = settings.admin.certificate()?;
+        let health = HealthServer::start(&settings, endpoints.clone(), certificate.as_ref())?;
+        let tls = tls::Client::new(settings.admin.ca_file.as_deref(), certificate.clone())
+            .context("admin.ca_file")?;
+        if let Some(certificate) = certificate {
+            let (until, every) = (following.clone(), settings.admin.reload_interval);
+            tokio::spawn(async move {
+                until.run_until_cancelled(certificate.follow(every)).await;
+            });
+        }
 
         let log = Log::new(settings.log.clone())?;
         let part = endpoints.health.component("log");
         let name = format!("the log at {}", settings.log.brokers);
         patience::at_start(&part, &name, LogError::is_transient, || log.check_topics()).await?;
-        let following = CancellationToken::new();
         tokio::spawn(watch_topics(log.clone(), part, following.clone()));
         let part = endpoints.health.component("store");
         let name = format!("the store at {}", settings.store.nodes.join(","));
@@ -150,6 +163,7 @@ impl Process {
             store: Arc::new(store),
             clock: Clock::system(),
             endpoints,
+            tls,
             push_secret: settings
                 .admin
                 .push_secret
@@ -182,12 +196,17 @@ struct HealthServer {
 }
 
 impl HealthServer {
-    fn start(settings: &Settings, endpoints: Endpoints) -> anyhow::Result<Self> {
+    fn start(
+        settings: &Settings,
+        endpoints: Endpoints,
+        certificate: Option<&Arc<Certificate>>,
+    ) -> anyhow::Result<Self> {
         let address = settings.admin.listen;
         let listener = TcpListener::bind(address)
             .with_context(|| format!("cannot listen on {address} (admin.listen)"))?;
+        let tls = certificate.map(Certificate::server).transpose()?;
         let stop = CancellationToken::new();
-        let serving = tokio::spawn(http::serve(listener, endpoints, stop.clone()));
+        let serving = tokio::spawn(http::serve(listener, endpoints, tls, stop.clone()));
         Ok(Self { stop, serving })
     }
 

@@ -3,10 +3,13 @@
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use jiff::fmt::serde::unsigned_duration::friendly::compact;
 use runtime::config::{Faults, Layers};
+use runtime::tls::{self, Certificate};
 use runtime::{Secret, Timings, telemetry};
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +71,11 @@ pub(crate) struct Admin {
     pub(crate) reload_interval: Duration,
     /// What pushers prove themselves with to edges: the same in all of them.
     pub(crate) push_secret: Option<Secret>,
+    /// TLS of this listener; none without this section. With `client_ca_file`, pushers and edges must show
+    /// a certificate to edges: each shows this one.
+    pub(crate) tls: Option<tls::Config>,
+    /// PEM file with more authorities to trust when edges are asked, in addition to the operating system's.
+    pub(crate) ca_file: Option<PathBuf>,
 }
 
 /// How long the stages of an orderly end may take, one after the other.
@@ -108,6 +116,8 @@ impl Default for Admin {
             tokens: false,
             reload_interval: Duration::from_secs(5),
             push_secret: None,
+            tls: None,
+            ca_file: None,
         }
     }
 }
@@ -225,6 +235,7 @@ impl Settings {
             api_keys_file: self.admin.api_keys_file.clone(),
             tokens: self.admin.tokens,
             reload_interval: self.admin.reload_interval,
+            tls: self.admin.tls.clone(),
         };
         config
     }
@@ -233,6 +244,7 @@ impl Settings {
     pub(crate) fn joined_ingest(&self) -> ingest::Config {
         let mut config = self.ingest();
         config.admin.listen = None;
+        config.admin.tls = None;
         if config.listen.ip().is_unspecified() && config.push_url.is_none() {
             // The pusher is in this process.
             config.push_url = Some(format!("http://{}", reachable(config.listen)));
@@ -266,9 +278,23 @@ impl Admin {
 
     fn faults(&self) -> Vec<String> {
         match &self.push_secret {
+            // They show certificates instead.
+            None if self.asks_for_certificates() => vec![],
             None => vec!["push_secret is not set: edges and pushers need the same one".into()],
             Some(_) => self.weakness(),
         }
+    }
+
+    fn asks_for_certificates(&self) -> bool {
+        self.tls
+            .as_ref()
+            .is_some_and(|tls| tls.client_ca_file.is_some())
+    }
+
+    /// The certificate of this listener, if it has one.
+    pub(crate) fn certificate(&self) -> anyhow::Result<Option<Arc<Certificate>>> {
+        let certificate = self.tls.as_ref().map(Certificate::load);
+        certificate.transpose().context("admin.tls")
     }
 
     /// What is wrong with the secret that is set.
@@ -296,6 +322,8 @@ mod tests {
     fn all() -> Settings {
         let mut settings = Settings::default();
         settings.store.tls = Some(store::scylla::Tls::default());
+        settings.admin.tls = Some(tls::Config::default());
+        settings.ingest.tls = Some(tls::Config::default());
         settings
     }
 
@@ -342,7 +370,7 @@ mod tests {
     fn every_documented_setting_exists() {
         let page = include_str!("../../docs/configuration.md");
         let mut keys = runtime::config::keys(&all());
-        keys.push("store.tls".into());
+        keys.extend(["store.tls", "admin.tls", "ingest.tls"].map(String::from));
         let rows = page
             .lines()
             .filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
@@ -356,6 +384,7 @@ mod tests {
         let pages = [
             include_str!("../../docs/configuration.md"),
             include_str!("../../docs/run-on-kafka-and-scylladb.md"),
+            include_str!("../../docs/secure.md"),
             include_str!("../../docs/auth/auth0.md"),
             include_str!("../../docs/auth/cognito.md"),
             include_str!("../../docs/auth/firebase.md"),

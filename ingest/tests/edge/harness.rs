@@ -102,6 +102,18 @@ impl Cluster {
         change: impl FnOnce(&mut Config),
         store: Arc<dyn ConnectionStore>,
     ) -> Edge {
+        let tls = runtime::tls::Client::default();
+        self.edge_starting_with(change, store, tls, PUSH_SECRET)
+            .await
+    }
+
+    pub(crate) async fn edge_starting_with(
+        &self,
+        change: impl FnOnce(&mut Config),
+        store: Arc<dyn ConnectionStore>,
+        tls: runtime::tls::Client,
+        push_secret: &str,
+    ) -> Edge {
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let mut config = Config {
             listen: any,
@@ -127,7 +139,8 @@ impl Cluster {
             },
             clock: Clock::system(),
             timings: self.timings,
-            push_secret: PUSH_SECRET.into(),
+            push_secret: push_secret.into(),
+            tls,
         };
         let node = Node::bind(config, deps).unwrap();
         let (public, admin) = (node.public_address(), node.admin_address());

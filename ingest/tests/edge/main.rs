@@ -14,3 +14,4 @@ mod messages;
 mod presence;
 mod pushes;
 mod rights;
+mod tls;

@@ -50,7 +50,7 @@ fn client() -> HttpEdges {
         request_timeout: Duration::from_millis(500),
         ..config::Push::default()
     };
-    HttpEdges::new(&config, "s3cret".into()).unwrap()
+    HttpEdges::new(&config, "s3cret".into(), &tls::Client::default()).unwrap()
 }
 
 /// A server that reads one request and answers with these bytes; answers what it read.

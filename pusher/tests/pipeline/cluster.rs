@@ -180,6 +180,7 @@ impl Cluster {
             store: Arc::clone(&self.store) as Arc<dyn ConnectionStore>,
             health: health.clone(),
             clock: Clock::system(),
+            tls: runtime::tls::Client::default(),
             push_secret: SECRET.into(),
         };
         let shutdown = CancellationToken::new();
