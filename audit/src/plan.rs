@@ -116,6 +116,8 @@ impl Plan {
                 match found {
                     // The first one that is kept: older ones may have been there.
                     Some(offset) if offset == beginning && offset > 0 => offset - 1,
+                    // Nothing is kept: what there was may have been as young.
+                    None if beginning == end && end > 0 => end - 1,
                     found => found.unwrap_or(end),
                 }
             }

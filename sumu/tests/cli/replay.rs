@@ -1,8 +1,11 @@
 //! `sumu replay`: what it prints, where it goes on, and how it ends in a pipe.
 
+use rdkafka::config::ClientConfig;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{FutureProducer, FutureRecord};
 use tokio::io::AsyncReadExt as _;
 
-use super::{Dev, Instant, PATIENCE, Stdio, output, sumu, text, timeout};
+use super::{Command, Dev, Instant, PATIENCE, Stdio, output, sumu, text, timeout};
 
 async fn notify(brokers: &str, to: &[&str], data: &str) -> String {
     let mut args = vec!["notify", "--brokers", brokers];
@@ -155,6 +158,57 @@ async fn replay_ends_in_peace_when_nobody_reads_it() {
     drop(out);
     let status = timeout(PATIENCE, replay.wait()).await.unwrap().unwrap();
     assert!(status.success(), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replay_shows_what_it_does_not_know_and_notes_where_it_was_interrupted() {
+    let dev = Dev::start().await;
+    let brokers = format!("127.0.0.1:{}", dev.broker);
+    let producer: FutureProducer = ClientConfig::new()
+        .set("bootstrap.servers", &brokers)
+        .create()
+        .unwrap();
+    let newer = Header {
+        key: "ce_type",
+        value: Some("sumu.connections.moved.v7"),
+    };
+    let record = FutureRecord::<str, str>::to("sumu.connections")
+        .partition(0)
+        .payload("not even JSON")
+        .headers(OwnedHeaders::new().insert(newer));
+    producer.send(record, PATIENCE).await.unwrap();
+    let known = ["replay", "connections", "--brokers", &brokers];
+    let (code, told) = run(&known).await;
+    assert_eq!(code, Some(0), "{told}");
+    assert!(
+        told.contains(" connections.moved - not even JSON"),
+        "{told}"
+    );
+    assert!(
+        told.contains("1 records are of types that this version does not know"),
+        "{told}"
+    );
+
+    let file = format!("{}/interrupted", dev.data());
+    let follow = [&known[..], &["--follow", "--resume", &file]].concat();
+    let mut replay = sumu(&follow).stdout(Stdio::piped()).spawn().unwrap();
+    let mut out = replay.stdout.take().unwrap();
+    let mut byte = [0];
+    timeout(PATIENCE, out.read_exact(&mut byte))
+        .await
+        .unwrap()
+        .unwrap();
+    let pid = replay.id().unwrap().to_string();
+    let signal = Command::new("kill").args(["-INT", &pid]).status();
+    assert!(signal.await.unwrap().success());
+    let status = timeout(PATIENCE, replay.wait()).await.unwrap().unwrap();
+    assert_eq!(status.code(), Some(130));
+    let (code, told) = run(&[&known[..], &["--resume", &file]].concat()).await;
+    assert_eq!(
+        (code, told.as_str()),
+        (Some(0), ""),
+        "it was printed before"
+    );
 }
 
 /// Runs `sumu`; answers its exit code and what it says.
