@@ -2,7 +2,7 @@
 //! their file changes.
 //!
 //! A key is a long random text, so its plain SHA-256 gives nothing away: there are no likely keys to
-//! try. A password would need a slow, salted hash; keys are not passwords, and [`Keys`] is asked once
+//! try. A password would need a slow, salted hash; keys are not passwords, and `Keys` is asked once
 //! for each request.
 
 use std::path::PathBuf;
