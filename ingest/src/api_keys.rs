@@ -2,8 +2,8 @@
 //! their file changes.
 //!
 //! A key is a long random text, so its plain SHA-256 gives nothing away: there are no likely keys to
-//! try. A password would need a slow, salted hash; keys are not passwords, and `Keys` is asked once
-//! for each request.
+//! try. A password would need a slow, salted hash; keys are not passwords, and each request asks for
+//! one.
 
 use std::path::PathBuf;
 use std::str::FromStr;

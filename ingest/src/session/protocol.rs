@@ -56,7 +56,7 @@ pub enum Input {
     AnswerSent,
     /// The edge wants the connection closed: drain, lost lease, full queue, …
     Command(CloseCode),
-    /// The session's deadline has come.
+    /// [`Session::deadline`](super::Session::deadline) has come.
     Timer,
 }
 
