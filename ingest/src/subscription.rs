@@ -26,6 +26,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use crate::edge::Edge;
 use crate::known::Known;
 use crate::lease::Standing;
+use crate::telemetry::Follower;
 use crate::watchlist::look_up;
 use offsets::Offsets;
 
@@ -42,6 +43,7 @@ pub(crate) struct Subscription {
     offsets: Offsets,
     quiet_until: Instant,
     _slot: OwnedSemaphorePermit,
+    _counted: Follower,
 }
 
 /// Whose changes are told.
@@ -99,6 +101,7 @@ impl Subscription {
         };
         Ok(Self {
             quiet_until: Instant::now() + edge.config.subscriptions.heartbeat,
+            _counted: edge.instruments.follower("stream"),
             edge,
             reader,
             whom,

@@ -6,6 +6,19 @@ use opentelemetry::{KeyValue, global};
 use schemas::CloseCode;
 use schemas::push::PushReply;
 
+/// Somebody who follows presence, counted until dropped.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    followers: UpDownCounter<i64>,
+    kind: [KeyValue; 1],
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.followers.add(-1, &self.kind);
+    }
+}
+
 /// Every instrument of an edge.
 #[derive(Debug)]
 pub(crate) struct Instruments {
@@ -17,6 +30,7 @@ pub(crate) struct Instruments {
     batches: Counter<u64>,
     frames: Counter<u64>,
     fenced: Counter<u64>,
+    followers: UpDownCounter<i64>,
     revocations: Gauge<u64>,
 }
 
@@ -53,6 +67,10 @@ impl Instruments {
             frames: meter
                 .u64_counter("sumu.ingest.pushed")
                 .with_description("Notifications for sockets, by outcome")
+                .build(),
+            followers: meter
+                .i64_up_down_counter("sumu.ingest.presence.followers")
+                .with_description("Who follows presence now: streams over HTTP, clients that watch")
                 .build(),
             fenced: meter
                 .u64_counter("sumu.ingest.fenced")
@@ -121,6 +139,16 @@ impl Instruments {
     pub(crate) fn revocations(&self, remembered: usize) {
         let remembered = u64::try_from(remembered).unwrap_or(u64::MAX);
         self.revocations.record(remembered, &[]);
+    }
+
+    /// Counts who follows presence, by `kind`, until what it answers is dropped.
+    pub(crate) fn follower(&self, kind: &'static str) -> Follower {
+        let counted = Follower {
+            followers: self.followers.clone(),
+            kind: [KeyValue::new("kind", kind)],
+        };
+        counted.followers.add(1, &counted.kind);
+        counted
     }
 
     pub(crate) fn fenced(&self) {

@@ -27,6 +27,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::edge::Edge;
 use crate::registry::Mailbox;
 use crate::session::Input;
+use crate::telemetry::{Follower, Instruments};
 use index::Index;
 pub use permit::Permit;
 use tail::Tail;
@@ -50,6 +51,7 @@ struct Watching {
     mailbox: Arc<Mailbox>,
     users: BTreeSet<UserId>,
     _slot: OwnedSemaphorePermit,
+    _counted: Follower,
 }
 
 /// Why a watch did not begin.
@@ -76,13 +78,14 @@ impl Watchers {
     }
 
     /// A connection that watches nobody yet; `None` if too many watch.
-    fn join(&self, mailbox: Arc<Mailbox>) -> Option<Box<Watching>> {
+    fn join(&self, mailbox: Arc<Mailbox>, instruments: &Instruments) -> Option<Box<Watching>> {
         let slot = Arc::clone(&self.slots).try_acquire_owned().ok()?;
         Some(Box::new(Watching {
             index: Arc::clone(&self.index),
             mailbox,
             users: BTreeSet::new(),
             _slot: slot,
+            _counted: instruments.follower("watch"),
         }))
     }
 }
@@ -98,7 +101,7 @@ impl Watches {
         users: Vec<UserId>,
     ) -> BoxFuture<'static, Input> {
         let watching = self.0.take();
-        self.0 = watching.or_else(|| edge.watchers.join(Arc::clone(mailbox)));
+        self.0 = watching.or_else(|| edge.watchers.join(Arc::clone(mailbox), &edge.instruments));
         if let Some(watching) = &mut self.0 {
             watching.hold(&users);
         }

@@ -65,7 +65,7 @@ pub(crate) async fn subscribe(
         Some((Ok::<_, actix_web::Error>(event), events))
     });
     Ok(HttpResponse::Ok()
-        .insert_header((CONTENT_TYPE, "text/event-stream"))
+        .insert_header((CONTENT_TYPE, "text/event-stream; charset=utf-8"))
         .insert_header((CACHE_CONTROL, "no-store"))
         // Proxies that buffer by default hold events back.
         .insert_header(("x-accel-buffering", "no"))

@@ -5,8 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use eventlog::NewRecord;
 use ingest::config::Allow;
+use schemas::edges::{Expired, ExpiryCause, Started};
 use schemas::presence::{Status, Transition};
-use schemas::{Headers, Millis, PresenceEvent};
+use schemas::{ConnectionId, EdgeRecord, Headers, Millis, PresenceEvent};
 use serde_json::{Value, json};
 use store::{Mutation, PresenceRow};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -46,6 +47,23 @@ impl Cluster {
             };
             producer.append(record).unwrap().await.unwrap();
         }
+    }
+}
+
+impl Cluster {
+    /// Appends to the edges topic; answers the offset.
+    async fn append_edge(&self, record: &EdgeRecord) -> i64 {
+        let mut headers = Headers::new();
+        headers.push("ce_type", record.ce_type());
+        let record = NewRecord {
+            topic: std::sync::Arc::clone(&self.log.topics().edges),
+            partition: 0,
+            key: Some(record.key().into()),
+            value: Some(record.encode()),
+            headers,
+        };
+        let append = self.log.producer().unwrap().append(record).unwrap();
+        append.await.unwrap().position.offset
     }
 }
 
@@ -435,6 +453,50 @@ async fn who_may_watch_whom_and_how_many() {
     eventually("a free place", async || {
         let answer = all.ask(&watch(&["x"])).await;
         (answer["statusCode"] == 200).then_some(())
+    })
+    .await;
+}
+
+/// A connection of an edge whose life has ended is none, even while its row is still there.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_ended_edge_left_in_the_store_is_not_counted() {
+    let cluster = Cluster::start().await;
+    let edge = cluster.edge().await;
+    let live = edge.client("alice").await;
+    let rows = edge.store.connections(&["alice".parse().unwrap()]).await;
+    let mut row = rows.unwrap().remove(0);
+    assert_eq!(row.connection_id, live.id);
+    row.edge_id = "ghost".parse().unwrap();
+    let started = EdgeRecord::Started(Started {
+        edge_id: row.edge_id.clone(),
+        instance: uuid::Uuid::now_v7(),
+    });
+    row.epoch = schemas::Epoch(cluster.append_edge(&started).await);
+    row.connection_id = ConnectionId::new(&row.edge_id, row.epoch, 1);
+    let expired = EdgeRecord::Expired(Expired {
+        edge_id: row.edge_id.clone(),
+        epoch: row.epoch,
+        after: row.epoch.0,
+        cause: ExpiryCause::Lease,
+    });
+    let (at, ttl) = (row.lease_until, Duration::from_mins(5));
+    edge.store
+        .apply(&[Mutation::Put { row, at, ttl }])
+        .await
+        .unwrap();
+    let counted = async || {
+        let (_, presence) = edge.ask("GET", "/v1/presence?user_id=alice", "").await;
+        let (_, listed) = edge.ask("GET", "/v1/users/alice/connections", "").await;
+        (
+            presence["users"][0]["devices"].clone(),
+            listed["total"].clone(),
+        )
+    };
+    // Only the log says that an edge is dead.
+    assert_eq!(counted().await, (json!(2), json!(2)));
+    cluster.append_edge(&expired).await;
+    eventually("a look without the ghost", async || {
+        (counted().await == (json!(1), json!(1))).then_some(())
     })
     .await;
 }
