@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use runtime::Timings;
 use tokio::time::Instant;
 
 use crate::check::{Produced, Target};
 use crate::dev::Dev;
 use crate::device::{Command, Device, Shared};
+use crate::judge::Judge;
 use crate::kafka::{Consumed, Producer, Seen, add_partitions};
 use crate::{check, until};
 
@@ -139,6 +141,8 @@ async fn presence_comes_right(dev: &Dev, devices: &[Device]) {
         device.tell(Command::Leave).await;
     }
     until("everybody is OFFLINE", || ends("OFFLINE", USERS)).await;
+    // Exactly once, though every role died with the broker.
+    Judge::start(dev.place(Timings::dev())).agrees().await;
     let of_user_0: Vec<Seen> = presence
         .all()
         .into_iter()

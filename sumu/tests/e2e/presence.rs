@@ -7,6 +7,7 @@ mod edges;
 mod owners;
 mod store;
 mod storm;
+mod unreachable;
 
 use std::sync::Arc;
 use std::time::Duration;
