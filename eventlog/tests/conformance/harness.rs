@@ -29,12 +29,27 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) async fn embedded() -> Self {
+        Self::start(None).await
+    }
+
+    /// An embedded broker that sends its clients to another address.
+    pub(crate) async fn advertised(address: &str) -> Self {
+        Self::start(Some(address.to_owned())).await
+    }
+
+    async fn start(advertised: Option<String>) -> Self {
         let data = tempfile::tempdir().unwrap();
-        let broker = start_broker(SocketAddr::from(([127, 0, 0, 1], 0)), &data).await;
+        let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let broker = start_broker(anywhere, advertised, &data).await;
         Self {
             brokers: broker.address().to_string(),
             embedded: Some((broker, data)),
         }
+    }
+
+    /// Where the embedded broker listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.brokers.parse().unwrap()
     }
 
     /// The Apache Kafka of the environment; without one, says that a case was not run.
@@ -58,7 +73,7 @@ impl Server {
         let address = broker.address();
         broker.shutdown().await;
         tokio::time::sleep(pause).await;
-        let broker = start_broker(address, &data).await;
+        let broker = start_broker(address, None, &data).await;
         self.embedded = Some((broker, data));
     }
 
@@ -81,9 +96,10 @@ impl Server {
     }
 }
 
-async fn start_broker(listen: SocketAddr, data: &TempDir) -> Broker {
+async fn start_broker(listen: SocketAddr, advertised: Option<String>, data: &TempDir) -> Broker {
     let config = broker::Config {
         listen,
+        advertised,
         data: data.path().into(),
         ..broker::Config::default()
     };

@@ -12,6 +12,7 @@
 
 mod append;
 mod edges;
+mod fenced;
 mod groups;
 mod harness;
 mod layout;

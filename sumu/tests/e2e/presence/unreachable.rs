@@ -53,21 +53,7 @@ async fn row_32_an_edge_that_takes_no_push_is_given_up() {
     })
     .await;
     network.black_hole();
-    let mut slowest = Duration::ZERO;
-    while hung.iter().any(|user| codes(&journal, user).is_empty()) {
-        tell_all(&producer, &topic, &mut produced).await;
-        let n = produced.len() as u64 - 1;
-        let began = Instant::now();
-        until("the other edge delivers on", || {
-            let journal = journal.lock().unwrap();
-            let mut fine = (journal.sessions.iter()).filter(|s| s.user.starts_with("fine"));
-            fine.all(|session| session.notifications.contains(&n))
-        })
-        .await;
-        slowest = slowest.max(began.elapsed());
-        sleep(Duration::from_millis(100)).await;
-        assert!(produced.len() < 600, "ingest-1 is not given up");
-    }
+    let slowest = until_given_up(&hung, &producer, &topic, &mut produced, &journal).await;
     let given_up = judge.edges().into_iter().any(|logged| {
         matches!(logged.what, EdgeRecord::Expired(end)
             if end.edge_id.as_str() == "ingest-1" && end.cause == ExpiryCause::Unreachable)
@@ -92,6 +78,33 @@ async fn row_32_an_edge_that_takes_no_push_is_given_up() {
     }
     courses_are(&judge, &everybody, "+-").await;
     judge.agrees().await;
+}
+
+/// Tells everybody something again and again until the hanging edge has let its clients go. Answers how
+/// long the other one's users waited for their share, at most.
+async fn until_given_up(
+    hung: &[String],
+    producer: &Producer,
+    topic: &str,
+    produced: &mut Vec<Produced>,
+    journal: &Shared,
+) -> Duration {
+    let mut slowest = Duration::ZERO;
+    while hung.iter().any(|user| codes(journal, user).is_empty()) {
+        tell_all(producer, topic, produced).await;
+        let n = produced.len() as u64 - 1;
+        let began = Instant::now();
+        until("the other edge delivers on", || {
+            let journal = journal.lock().unwrap();
+            let mut fine = (journal.sessions.iter()).filter(|s| s.user.starts_with("fine"));
+            fine.all(|session| session.notifications.contains(&n))
+        })
+        .await;
+        slowest = slowest.max(began.elapsed());
+        sleep(Duration::from_millis(100)).await;
+        assert!(produced.len() < 600, "ingest-1 is not given up");
+    }
+    slowest
 }
 
 /// A broadcast.
