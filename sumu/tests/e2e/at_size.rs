@@ -40,7 +40,7 @@ async fn guarantees_hold_at_size_over_a_broker_restart_and_a_rolling_restart() {
         return;
     };
     allow_descriptors();
-    let broker = Broker::start().await;
+    let broker = Broker::start("").await;
     let servers = Servers {
         kafka: broker.address(),
         ..servers

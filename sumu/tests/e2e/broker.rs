@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Command as Program, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
@@ -15,13 +16,17 @@ const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/kafka");
 #[derive(Debug)]
 pub(crate) struct Broker {
     port: u16,
+    /// Further words for the script.
+    options: String,
     dir: TempDir,
 }
 
 impl Broker {
-    pub(crate) async fn start() -> Self {
+    /// Starts it with further options of `scripts/kafka`.
+    pub(crate) async fn start(options: &str) -> Self {
         let broker = Self {
             port: three_ports(),
+            options: options.to_owned(),
             dir: TempDir::new().unwrap(),
         };
         let started = broker.script("\"$0\" start $1").status().await.unwrap();
@@ -45,8 +50,19 @@ impl Broker {
         TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
     }
 
+    /// SIGSTOP, SIGCONT and the like.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(self.pid().unwrap(), signal).unwrap();
+    }
+
+    fn pid(&self) -> Option<Pid> {
+        let text = std::fs::read_to_string(self.dir.path().join("pid")).ok()?;
+        Pid::from_raw(text.trim().parse().ok()?)
+    }
+
     fn options(&self) -> String {
-        format!("--port {} --dir {}", self.port, folder(&self.dir))
+        let Self { port, options, .. } = self;
+        format!("--port {port} --dir {} {options}", folder(&self.dir))
     }
 
     fn script(&self, text: &str) -> Command {
@@ -61,10 +77,12 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
+        // One that is paused cannot end.
+        let _continued = self.pid().map(|pid| kill_process(pid, Signal::CONT));
         let options = self.options();
         let _stopped = Program::new(SCRIPT)
             .arg("stop")
-            .args(options.split(' '))
+            .args(options.split_whitespace())
             .stdout(Stdio::null())
             .status();
         let log = Path::new(&folder(&self.dir)).join("server.log");

@@ -1,113 +1,37 @@
 //! Rows 13 and 30: an edge is cut off from Kafka, and Kafka is away for everybody. On a broker of its own.
 
-use std::path::{Path, PathBuf};
-use std::process::Command as Process;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use schemas::EdgeRecord;
-use tempfile::TempDir;
 use tokio::time::sleep;
 
 use super::{TIMINGS, codes, courses_are, faithful, names, open_are, servers, wall};
+use crate::broker::Broker;
 use crate::cluster::{Cluster, Servers, free_port};
 use crate::device::{Command, Device, Shared};
 use crate::judge::Judge;
 use crate::proxy::Proxy;
 use crate::until;
 
-/// A broker of this test alone, one of whose listeners is reached through a proxy.
-struct Kafka {
-    dir: TempDir,
-    port: u16,
-    behind: u16,
-    proxied: u16,
-}
-
-impl Kafka {
-    async fn start() -> Self {
-        let kafka = Self {
-            dir: TempDir::new().unwrap(),
-            port: ports_in_a_row(),
-            behind: free_port(),
-            proxied: free_port(),
-        };
-        kafka.script("start").await;
-        kafka
-    }
-
-    async fn script(&self, command: &str) {
-        let advertise = format!("{}={}", self.behind, self.proxied);
-        let mut script = tokio::process::Command::new(script());
-        script
-            .arg(command)
-            .args(["--port", &self.port.to_string()])
-            .args(["--advertise", &advertise])
-            .arg("--dir")
-            .arg(self.dir.path().join("kafka"));
-        let output = script.output().await.unwrap();
-        assert!(
-            output.status.success(),
-            "scripts/kafka {command}: {output:?}"
-        );
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = std::fs::read_to_string(self.dir.path().join("kafka/pid")).unwrap();
-        let pid = Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
-        kill_process(pid, signal).unwrap();
-    }
-}
-
-impl Drop for Kafka {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let log = std::fs::read_to_string(self.dir.path().join("kafka/server.log"));
-            let log = log.unwrap_or_default();
-            let lines: Vec<&str> = log.lines().collect();
-            let last = lines[lines.len().saturating_sub(40)..].join("\n");
-            eprintln!("--- kafka\n{last}");
-        }
-        // One that is paused cannot end.
-        if self.dir.path().join("kafka/pid").exists() {
-            self.signal(Signal::CONT);
-        }
-        let mut stop = Process::new(script());
-        stop.args(["stop", "--dir"])
-            .arg(self.dir.path().join("kafka"));
-        let _stopped = stop.output();
-    }
-}
-
-fn script() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/kafka")
-}
-
-/// The first of three free ports.
-fn ports_in_a_row() -> u16 {
-    loop {
-        let first = free_port();
-        let free = |port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
-        if first < u16::MAX - 2 && (first..first + 3).all(free) {
-            return first;
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_13_and_30_kafka_is_out_of_reach() {
     let Some(Servers { cql, .. }) = servers() else {
         return;
     };
-    let kafka = Kafka::start().await;
-    let plain = format!("127.0.0.1:{}", kafka.port);
+    // One of its listeners is reached through a proxy.
+    let (behind, proxied) = (free_port(), free_port());
+    let kafka = Broker::start(&format!("--advertise {behind}={proxied}")).await;
     let network = Proxy::at(
-        &format!("127.0.0.1:{}", kafka.proxied),
-        &format!("127.0.0.1:{}", kafka.behind),
+        &format!("127.0.0.1:{proxied}"),
+        &format!("127.0.0.1:{behind}"),
     )
     .await;
-    let servers = Servers { kafka: plain, cql };
+    let servers = Servers {
+        kafka: kafka.address(),
+        cql,
+    };
     let mut cluster = Cluster::timed(servers, TIMINGS, &[]).await;
     let through = network.address();
     let brokers = [("SUMU__LOG__BROKERS", through.as_str())];
@@ -230,7 +154,7 @@ impl Stage {
     }
 
     /// Row 30.
-    async fn kafka_is_away(&mut self, kafka: &Kafka, cluster: &Cluster) {
+    async fn kafka_is_away(&mut self, kafka: &Broker, cluster: &Cluster) {
         let before = self.judge.courses();
         let away = TIMINGS.lease * 3;
         kafka.signal(Signal::STOP);
