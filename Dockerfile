@@ -10,15 +10,11 @@ WORKDIR /src
 # The manifests alone, and empty crates to hang the dependencies on.
 FROM rust AS manifests
 COPY . .
-RUN mkdir /manifests \
- && find . -name Cargo.toml -o -name Cargo.lock | tar -cT - | tar -xC /manifests \
- && for crate in /manifests/*/; do \
-      mkdir "$crate/src" && touch "$crate/src/lib.rs" && echo 'fn main() {}' >"$crate/src/main.rs"; \
-    done
+RUN mkdir /manifests && scripts/manifests /manifests
 
 FROM rust AS build
 COPY --from=manifests /manifests .
-RUN cargo build --release --locked -p sumu && rm -rf ./*/src
+RUN cargo build --release --locked -p sumu && rm -rf ./*/src ./*/tests
 COPY . .
 # Newer than the empty crates.
 RUN find . -name '*.rs' -exec touch {} + \

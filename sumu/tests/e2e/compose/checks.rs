@@ -1,9 +1,11 @@
 //! Checks docker-compose.yml, .env.example and the Dockerfile: what is refused, pinned, confined.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command as Program;
 use std::time::Duration;
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use super::file::{File, Variables, names, root, text};
@@ -165,6 +167,46 @@ fn every_container_is_pinned_confined_and_limited() {
             );
         }
     }
+}
+
+/// The layer of the image that has the dependencies: empty crates with every target that a manifest
+/// may name, or cargo builds nothing.
+#[test]
+fn dependencies_can_be_built_before_the_code_is_there() {
+    let folder = TempDir::new().unwrap();
+    let copied = Program::new(root().join("scripts/manifests"))
+        .arg(folder.path())
+        .output()
+        .unwrap();
+    assert!(copied.status.success(), "{copied:?}");
+    let (whole, empty) = (tests_in(&root()), tests_in(folder.path()));
+    assert!(whole.len() > 10, "{whole:?}");
+    assert_eq!(empty, whole);
+    let dockerfile = std::fs::read_to_string(root().join("Dockerfile")).unwrap();
+    assert!(dockerfile.contains("RUN mkdir /manifests && scripts/manifests /manifests"));
+    let ignored = std::fs::read_to_string(root().join(".dockerignore")).unwrap();
+    assert!(!ignored.contains("tests"), "cargo needs them: {ignored}");
+}
+
+/// The test targets that cargo finds in a workspace, as package and name.
+fn tests_in(folder: &Path) -> BTreeSet<(String, String)> {
+    let options = "metadata --locked --offline --no-deps --format-version 1";
+    let read = Program::new(env!("CARGO"))
+        .args(options.split(' '))
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    let err = String::from_utf8(read.stderr).unwrap();
+    assert!(read.status.success(), "{err}");
+    let metadata: Value = serde_json::from_slice(&read.stdout).unwrap();
+    let name = |value: &Value| value["name"].as_str().unwrap().to_owned();
+    let packages = metadata["packages"].as_array().unwrap().iter();
+    let targets = packages.flat_map(|package| {
+        let targets = package["targets"].as_array().unwrap().iter();
+        let tests = targets.filter(|target| target["kind"][0] == "test");
+        tests.map(move |target| (name(package), name(target)))
+    });
+    targets.collect()
 }
 
 /// The runtime image has what the binary is linked with.
