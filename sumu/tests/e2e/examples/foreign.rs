@@ -86,6 +86,12 @@ pub(super) fn shell(file: &str, args: &[&str]) -> Command {
     run("bash", file, args)
 }
 
+pub(super) fn tool(name: &str, args: &[&str]) -> Command {
+    let mut command = Command::new(name);
+    command.args(args);
+    command
+}
+
 pub(super) fn cargo_example(name: &str, args: &[&str]) -> Command {
     let mut command = Command::new(built(name));
     command.args(args);
