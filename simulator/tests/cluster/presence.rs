@@ -581,6 +581,9 @@ impl World {
             if self.random.percent(2) {
                 self.clean_up(index);
             }
+        } else {
+            // A judge that cannot read the log judges nobody.
+            self.checks.disturbed(self.now);
         }
         self.presence_later(index, LOOK, PresenceEvent::Look);
     }

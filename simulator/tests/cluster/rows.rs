@@ -636,6 +636,33 @@ fn row_25_down_for_longer_than_the_ttl_and_crashing_on_the_way() {
     s.end();
 }
 
+/// What was ignored for a tombstone is ignored by the next owner, too, though the tombstone is
+/// forgotten and `from` lies between the two.
+#[test]
+fn row_25_an_open_was_ignored_for_a_tombstone() {
+    let mut s = Scene::new();
+    s.open(device(0, 0), 0);
+    s.open(device(0, 1), 1);
+    let opened = s.logged(0).into_iter().nth(1);
+    s.world.close(device(0, 0));
+    s.run(1_500);
+    let began = s.world.now - 1_500;
+    s.world.close(device(0, 1));
+    s.run(500);
+    let Some((_, ConnectionEvent::Opened(mut row))) = opened else {
+        panic!("an open")
+    };
+    row.lease_until = wall(s.world.now + LEASE, 0);
+    s.log(0, ConnectionEvent::Opened(row));
+    s.run(began + TTL + 800 - s.world.now);
+    s.log(0, ConnectionEvent::Tick);
+    s.run(200);
+    s.move_partition(0);
+    s.run(2 * GRACE);
+    assert_eq!(s.told(0), ["ONLINE connected", "OFFLINE client_closed"]);
+    s.end();
+}
+
 #[test]
 fn row_26_a_record_cannot_be_read() {
     let mut s = Scene::new();
@@ -653,6 +680,7 @@ fn row_27_an_edge_sleeps_longer_than_ttl_and_lease() {
     s.open(device(0, 0), 0);
     s.open(device(1, 0), 0);
     s.told(0);
+    let (_, opened) = s.logged(0)[0].clone();
     // A close is on its way when it falls asleep.
     s.world.drop_out(device(1, 0));
     s.world.pause(Node::Edge(0));
@@ -667,6 +695,12 @@ fn row_27_an_edge_sleeps_longer_than_ttl_and_lease() {
     s.open(device(0, 1), 1);
     s.told(0);
     s.world.resume(Node::Edge(0));
+    s.run(100);
+    // And a refresh, so late that the marker is forgotten.
+    let ConnectionEvent::Opened(row) = opened else {
+        panic!("an open")
+    };
+    s.log(0, ConnectionEvent::Refreshed(row));
     s.run(3 * GRACE);
     assert_eq!((s.told(0), s.told(1)), (vec![], vec![]));
     assert_eq!((s.rows(0), s.rows(1)), (1, 0));
