@@ -92,9 +92,12 @@ proptest! {
         records in days(), moments in prop::collection::vec(0.0..1.1_f64, 16),
     ) {
         let last = records.iter().map(|(_, at, _)| *at).max().unwrap_or(0);
-        for moment in moments {
-            #[expect(clippy::cast_possible_truncation, reason = "a moment somewhere between")]
-            let at = 1_000_000 + ((last - 1_000_000) as f64 * moment) as i64;
+        #[expect(clippy::cast_possible_truncation, reason = "a moment somewhere between")]
+        let between = moments.iter().map(|moment| {
+            1_000_000 + ((last - 1_000_000) as f64 * moment) as i64
+        });
+        // And to the very millisecond of some records.
+        for at in between.chain(records.iter().step_by(9).map(|(_, at, _)| *at)) {
             let told = told(&records, at, at);
             let model = model(&records, at);
             let online = |user: &str| told.online.iter().find(|o| o.user_id.as_str() == user);
