@@ -1,4 +1,4 @@
-//! Holds the cluster to the guarantees, after each step: G1, G3, G4, G5, G7 of design.md.
+//! Holds the cluster to the guarantees, after each step: G1, G3, G4, G5, G7 of docs/guarantees.md.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -5,7 +5,7 @@
 //!                                           │ drives
 //!             edge ─ presence ─ pusher      ▼          broker, store: simulated and embedded
 //!               └── the production hearts ──┘
-//!   after each step: checks (G1, G3, G4, G5, G7) against shadow, which says design.md again
+//!   after each step: checks (G1, G3, G4, G5, G7) against shadow, which says the rules again
 //! ```
 //!
 //! The same seed gives the same trace. See docs/simulation.md for how to run and replay.

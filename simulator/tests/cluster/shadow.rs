@@ -1,4 +1,4 @@
-//! Says the rules of design.md again in the plainest way: the shadow that the cluster is held to.
+//! Says the rules of docs/how-it-works.md again in the plainest way: the shadow that the cluster is held to.
 //! Nothing here is shared with the code that it judges.
 
 use std::collections::BTreeMap;

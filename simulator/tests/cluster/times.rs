@@ -24,7 +24,7 @@ pub(crate) const REQUEST_TIMEOUT: i64 = 1_000;
 /// one says that its edge had read that expiry.
 pub(crate) const COMPACTION_LAG: i64 = 2 * LEASE;
 pub(crate) const GIVE_UP: i64 = 2_500;
-/// No ghost stays longer: design.md, G3.
+/// No ghost stays longer: docs/guarantees.md, G3.
 pub(crate) const GHOST: i64 = LEASE + GRACE + 1_000;
 
 /// True time 0, in wall time.
