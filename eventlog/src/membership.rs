@@ -9,7 +9,7 @@
 //!   heartbeat, if a later one was written by an edge that had read past the expiry and lived on.
 //! - What ended stays ended: later heartbeats are a zombie's.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use schemas::edges::{EdgeRecord, Expired, ExpiryCause, Heartbeat};
@@ -23,7 +23,7 @@ const MAX_FORGOTTEN: usize = 1024;
 /// Which edges live and which lives have ended, as of one offset of `edges`.
 #[derive(Clone, Debug)]
 pub struct Membership {
-    names: HashMap<EdgeId, BTreeMap<Epoch, State>>,
+    names: BTreeMap<EdgeId, BTreeMap<Epoch, State>>,
     retention: Duration,
     read_through: i64,
     log_time: Millis,
@@ -136,7 +136,7 @@ impl Membership {
     #[must_use]
     pub fn new(retention: Duration) -> Self {
         Self {
-            names: HashMap::new(),
+            names: BTreeMap::new(),
             retention,
             read_through: -1,
             log_time: Millis(i64::MIN),

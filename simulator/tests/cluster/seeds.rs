@@ -118,7 +118,7 @@ fn the_guarantees_hold_for_every_seed() {
 
 #[test]
 fn a_seed_gives_the_same_trace_again() {
-    for seed in 0..20 {
+    for seed in 0..60 {
         let trace = |seed| run(seed, true).0.trace().to_owned();
         let first = trace(seed);
         assert!(
