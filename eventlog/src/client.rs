@@ -301,10 +301,10 @@ fn classify(code: Code) -> Class {
         Code::UnknownTopic
         | Code::UnknownPartition
         | Code::UnknownTopicOrPartition
-        | Code::PurgeQueue
         | Code::NotEnoughReplicas
         | Code::ThrottlingQuotaExceeded => Class::Transient,
-        // Time-outs, broken connections, elections, and whatever comes to be.
+        // Time-outs, broken connections, elections, and whatever comes to be. A record purged from
+        // the queue, too: it may have been sent before, and been queued again for its answer was lost.
         _ => Class::Unknown,
     }
 }
@@ -452,11 +452,7 @@ mod tests {
                 "{code}"
             );
         }
-        for code in [
-            Code::PurgeQueue,
-            Code::NotEnoughReplicas,
-            Code::UnknownTopicOrPartition,
-        ] {
+        for code in [Code::NotEnoughReplicas, Code::UnknownTopicOrPartition] {
             assert!(
                 matches!(answer(code), AppendError::Unavailable { .. }),
                 "{code}"
@@ -464,6 +460,7 @@ mod tests {
         }
         for code in [
             Code::MessageTimedOut,
+            Code::PurgeQueue,
             Code::PurgeInflight,
             Code::RequestTimedOut,
             Code::NotEnoughReplicasAfterAppend,

@@ -4,6 +4,7 @@
 mod member;
 mod moves;
 
+use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::ops::Deref;
 use std::sync::{Arc, MutexGuard};
@@ -125,10 +126,16 @@ impl GroupConsumer {
             "a member that lost its brokers joins anew"
         );
         let consumer = joining(&self.group.log, &self.name, &self.topics)?;
-        let gone = std::mem::take(&mut self.shared().owned);
+        let Shared { owned, moves, .. } = std::mem::take(&mut *self.shared());
         self.group.consumer = consumer;
         self.stranded = false;
-        Ok(GroupEvent::Revoked(gone.into_keys().collect()))
+        // What the caller was about to be told is gone, too.
+        let mut gone: BTreeSet<TopicPartition> = owned.into_keys().collect();
+        gone.extend(moves.into_iter().flat_map(|event| match event {
+            GroupEvent::Revoked(partitions) => partitions,
+            GroupEvent::Assigned(_) | GroupEvent::Records(_) => Vec::new(),
+        }));
+        Ok(GroupEvent::Revoked(gone.into_iter().collect()))
     }
 
     async fn event(&mut self) -> Result<GroupEvent, KafkaError> {

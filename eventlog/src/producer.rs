@@ -129,7 +129,7 @@ impl Producer {
         tracing::warn!("a producer that lost its brokers is made anew");
         match Sender::new(&self.0.properties, self.0.flush_within) {
             Ok(sender) => {
-                let given_up = PurgeConfig::default().queue().inflight();
+                let given_up = PurgeConfig::default().queue().inflight().non_blocking();
                 current.client.producer.purge(given_up);
                 *current = Current {
                     client: Client::new(sender),

@@ -58,7 +58,10 @@ impl Reader {
     /// A transient error leaves the reader where it is: call again. After any other one it is done.
     pub async fn next(&mut self) -> Result<Vec<Record>, LogError> {
         let outcome = match self.pending.take() {
-            Some(error) => Err(error),
+            Some(error) => {
+                self.suspicion.told(&error, Instant::now());
+                Err(error)
+            }
             None => self.read().await?,
         };
         let error = match outcome {
