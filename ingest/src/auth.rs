@@ -52,6 +52,8 @@ pub struct Principal {
 pub struct Verified {
     /// Every claim.
     pub claims: Map<String, Value>,
+    /// Whom the issuer's user claim names, if it names one. An application's token may name nobody.
+    pub user_id: Option<UserId>,
     /// `exp`, if it counts: when the token ends.
     pub expires_at: Option<Millis>,
     /// `iat`: when the token was made.

@@ -52,11 +52,8 @@ async fn by_token(token: &str, edge: &Edge, scope: Scope) -> Result<(), Problem>
         let problem = Problem::new(StatusCode::UNAUTHORIZED, "wrong_api_key");
         problem.detail(format!("the token does not count: {}", refusal.code()))
     })?;
-    let subject = verified.claims.get(&edge.config.auth.user_claim);
-    let user = subject.and_then(Value::as_str);
-    let revoked = user
-        .and_then(|user| user.parse().ok())
-        .is_some_and(|user| edge.is_revoked(&user, verified.issued_at));
+    let revoked =
+        (verified.user_id.as_ref()).is_some_and(|user| edge.is_revoked(user, verified.issued_at));
     if revoked {
         let problem = Problem::new(StatusCode::UNAUTHORIZED, "wrong_api_key");
         return Err(problem.detail("the token does not count: token_revoked"));

@@ -83,23 +83,24 @@ impl Rules {
     }
 }
 
-/// Whose a token is, by the claim `user`, and whom they may watch; `carry` names the claims to keep.
+/// Whom the claim `name` names, if that can be a user.
+pub(super) fn user_of(claims: &Map<String, Value>, name: &str) -> Option<UserId> {
+    claims.get(name)?.as_str()?.parse().ok()
+}
+
+/// Whose a token is, and whom they may watch; `carry` names the claims to keep.
 pub(super) fn principal(
     verified: Verified,
-    user: &str,
     carry: &[String],
     watch: &Watch,
 ) -> Result<Principal, Refusal> {
     let Verified {
         mut claims,
+        user_id,
         expires_at,
         issued_at,
     } = verified;
-    let user_id: UserId = claims
-        .get(user)
-        .and_then(Value::as_str)
-        .and_then(|user| user.parse().ok())
-        .ok_or(Refusal::UserMissing)?;
+    let user_id = user_id.ok_or(Refusal::UserMissing)?;
     let watch = Permit::of(watch, &claims);
     claims.retain(|name, _| carry.contains(name));
     Ok(Principal {

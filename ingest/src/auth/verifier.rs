@@ -10,7 +10,7 @@ use schemas::Millis;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use super::claims::{Rules, principal};
+use super::claims::{Rules, principal, user_of};
 use super::fetch::Fetcher;
 use super::source::Source;
 use super::token::{self, Token};
@@ -69,8 +69,7 @@ impl Verifier {
         token: &'a str,
         now: Millis,
     ) -> BoxFuture<'a, Result<Verified, Refusal>> {
-        let verified = async move { Ok(self.check(token, now).await?.0) };
-        verified.boxed()
+        self.check(token, now).boxed()
     }
 
     /// One for the health of each issuer whose keys are fetched: not ready before the first are there.
@@ -110,7 +109,7 @@ impl Verifier {
         }
     }
 
-    async fn check(&self, token: &str, now: Millis) -> Result<(Verified, &Issuer), Refusal> {
+    async fn check(&self, token: &str, now: Millis) -> Result<Verified, Refusal> {
         if token.is_empty() {
             return Err(Refusal::TokenMissing);
         }
@@ -136,12 +135,12 @@ impl Verifier {
         }
         proved?;
         let times = issuer.rules.judge(&token.claims, now)?;
-        let verified = Verified {
+        Ok(Verified {
+            user_id: user_of(&token.claims, &issuer.user_claim),
             claims: token.claims,
             expires_at: times.expires_at,
             issued_at: times.issued_at,
-        };
-        Ok((verified, issuer))
+        })
     }
 
     /// The issuer that the token names, or else the one that takes any name.
@@ -163,10 +162,10 @@ impl Authorizer for Verifier {
         now: Millis,
     ) -> BoxFuture<'a, Result<Principal, Refusal>> {
         let authorized = async move {
-            let (verified, issuer) = self.check(token, now).await?;
+            let verified = self.check(token, now).await?;
             let config = &self.config;
             let (carry, watch) = (&config.carry_claims, &config.watch);
-            principal(verified, &issuer.user_claim, carry, watch)
+            principal(verified, carry, watch)
         };
         authorized.boxed()
     }

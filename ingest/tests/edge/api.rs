@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use ingest::auth::config::Issuer;
 use schemas::{Millis, Position};
 use serde_json::json;
 use store::{Mutation, PresenceRow};
@@ -254,4 +255,37 @@ async fn a_token_opens_what_its_scope_names() {
         (with_key(&edge, &notifier, "POST", notify).await.0 == 401).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_revoked_by_the_user_claim_of_its_own_issuer() {
+    let cluster = Cluster::start().await;
+    let edge = cluster
+        .edge_with(|config| {
+            config.admin.tokens = true;
+            config.auth.hs256_secret = None;
+            config.auth.issuers = vec![Issuer {
+                issuer: Some("https://id.example".into()),
+                secret: Some(SECRET.into()),
+                user_claim: Some("uid".into()),
+                ..Issuer::default()
+            }];
+        })
+        .await;
+    let now = runtime::Clock::system().now().0 / 1000;
+    let token = |uid: &str, sub: &str| {
+        token_of(&json!({
+            "iss": "https://id.example", "uid": uid, "sub": sub, "scope": "sumu:notify",
+            "exp": now + 3600, "iat": now - 60,
+        }))
+    };
+    let (meant, other) = (token("alice", "1"), token("bob", "alice"));
+    let (status, _) = edge.ask("DELETE", "/v1/users/alice/connections", "").await;
+    assert_eq!(status, 202);
+    let notify = "/v1/notifications";
+    eventually("the revocation of the token", async || {
+        (with_key(&edge, &meant, "POST", notify).await.0 == 401).then_some(())
+    })
+    .await;
+    assert_eq!(with_key(&edge, &other, "POST", notify).await.0, 202);
 }
