@@ -377,6 +377,10 @@ impl Config {
                 .map(|fault| format!("auth.{fault}")),
         );
         faults.extend(self.admin.faults(admin));
+        if self.admin.tokens && !self.auth.verify_token_expiration {
+            let fault = "admin.tokens: not with auth.verify_token_expiration = false, which has tokens open /v1 for ever";
+            faults.push(fault.into());
+        }
         if let Some(tls) = &self.tls {
             faults.extend(tls.faults().iter().map(|fault| format!("tls: {fault}")));
         }
@@ -532,6 +536,20 @@ mod tests {
         ] {
             assert!(told.contains(name), "{name} is missing in\n{told}");
         }
+    }
+
+    #[test]
+    fn tokens_that_never_end_do_not_open_v1() {
+        let mut config = Config::default();
+        config.auth.hs256_secret = Some(secret("a secret of more than thirty-two bytes"));
+        config.admin.tokens = true;
+        assert_eq!(config.faults(), Vec::<String>::new());
+        config.auth.verify_token_expiration = false;
+        let faults = config.faults();
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert!(faults[0].starts_with("admin.tokens: "), "{faults:?}");
+        config.admin.tokens = false;
+        assert_eq!(config.faults(), Vec::<String>::new());
     }
 
     #[test]
