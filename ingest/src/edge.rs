@@ -1,6 +1,7 @@
 //! Holds what all parts of an edge share, and writes its records.
 
 use std::net::IpAddr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -54,6 +55,8 @@ pub(crate) struct Edge {
     pub(crate) registry: Registry,
     /// Whose tokens count no more, as far as the log was read.
     pub(crate) revocations: RwLock<Revocations>,
+    /// Whether what the log held of them at first was read.
+    pub(crate) revocations_read: AtomicBool,
     /// What each address does.
     pub(crate) gate: Mutex<Gate>,
     pub(crate) applied: Applied,

@@ -42,6 +42,7 @@ mod watchlist;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -185,6 +186,7 @@ impl Node {
                 limits.max_revocations,
                 deps.log.config().revocation_retention,
             )),
+            revocations_read: AtomicBool::new(false),
             gate: Mutex::new(Gate::new(gate_limits(limits))),
             applied: applied::Applied::new(limits.max_applied_partitions),
             rules: Arc::new(rules(&config, &deps.log, deps.timings)),

@@ -1,6 +1,7 @@
 //! Follows the revocations topic, closes whom it names, and writes to it.
 
 use std::convert::Infallible;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -49,6 +50,7 @@ async fn read(
         next(edge, &mut reader, component).await?;
     }
     component.ready();
+    edge.revocations_read.store(true, Ordering::Release);
     if let Some(caught_up) = caught_up.take() {
         let _nobody_listens_when_leaving = caught_up.send(());
     }

@@ -1,5 +1,7 @@
 //! Decides who may use the HTTP API: whoever has an API key, or a token with the scope for it.
 
+use std::sync::atomic::Ordering;
+
 use actix_web::HttpRequest;
 use actix_web::http::StatusCode;
 use actix_web::http::header::AUTHORIZATION;
@@ -47,6 +49,12 @@ pub(super) async fn authorized(
 }
 
 async fn by_token(token: &str, edge: &Edge, scope: Scope) -> Result<(), Problem> {
+    if !edge.revocations_read.load(Ordering::Acquire) {
+        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "edge_not_ready");
+        return Err(problem
+            .detail("it is not known yet whose tokens were revoked")
+            .retry_after(1));
+    }
     let now = edge.clock.now();
     let verified = edge.verifier.verify(token, now).await.map_err(|refusal| {
         let problem = Problem::new(StatusCode::UNAUTHORIZED, "wrong_api_key");

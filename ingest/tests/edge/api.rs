@@ -289,3 +289,35 @@ async fn a_token_is_revoked_by_the_user_claim_of_its_own_issuer() {
     .await;
     assert_eq!(with_key(&edge, &other, "POST", notify).await.0, 202);
 }
+
+/// A token that was revoked before the edge began opens nothing meanwhile, and neither does any other.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_token_opens_anything_before_the_revocations_are_read() {
+    let mut cluster = Cluster::start().await;
+    let prefix = "late.".into();
+    let config = eventlog::Config {
+        prefix,
+        ..cluster.log.config().clone()
+    };
+    let layout = config.layout();
+    cluster.log = eventlog::Log::new(config).unwrap();
+    let specs = cluster.log.topics().specs(layout);
+    let (late, there): (Vec<_>, Vec<_>) =
+        (specs.iter()).partition(|spec| spec.name == cluster.log.topics().revocations);
+    for spec in there {
+        cluster.log.ensure_topic(spec).await.unwrap();
+    }
+    let edge = cluster
+        .edge_starting(|config| config.admin.tokens = true, embedded_store())
+        .await;
+    let token = token_of(&json!({"sub": "app", "exp": 1e10, "scope": "sumu:notify"}));
+    let notify = "/v1/notifications";
+    assert_eq!(
+        with_key(&edge, &token, "POST", notify).await,
+        (503, "edge_not_ready".to_owned())
+    );
+    assert_eq!(with_key(&edge, API_KEY, "POST", notify).await.0, 202);
+    cluster.log.ensure_topic(late[0]).await.unwrap();
+    edge.admitting().await;
+    assert_eq!(with_key(&edge, &token, "POST", notify).await.0, 202);
+}
