@@ -9,6 +9,7 @@ use runtime::http::Problem;
 use serde_json::{Map, Value};
 
 use crate::api_keys::Scope;
+use crate::auth::Refusal;
 use crate::edge::Edge;
 
 /// Whether the request may do that. Where neither keys nor tokens are configured, everybody on loopback
@@ -56,9 +57,16 @@ async fn by_token(token: &str, edge: &Edge, scope: Scope) -> Result<(), Problem>
             .retry_after(1));
     }
     let now = edge.clock.now();
-    let verified = edge.verifier.verify(token, now).await.map_err(|refusal| {
-        let problem = Problem::new(StatusCode::UNAUTHORIZED, "wrong_api_key");
-        problem.detail(format!("the token does not count: {}", refusal.code()))
+    let verified = edge.verifier.verify(token, now).await;
+    let verified = verified.map_err(|refusal| match refusal {
+        Refusal::KeysUnavailable => {
+            let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "keys_unavailable");
+            problem.detail(refusal.to_string()).retry_after(1)
+        }
+        _ => {
+            let problem = Problem::new(StatusCode::UNAUTHORIZED, "wrong_api_key");
+            problem.detail(format!("the token does not count: {}", refusal.code()))
+        }
     })?;
     let revoked =
         (verified.user_id.as_ref()).is_some_and(|user| edge.is_revoked(user, verified.issued_at));

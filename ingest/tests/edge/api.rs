@@ -321,3 +321,38 @@ async fn no_token_opens_anything_before_the_revocations_are_read() {
     edge.admitting().await;
     assert_eq!(with_key(&edge, &token, "POST", notify).await.0, 202);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_whose_keys_are_not_there_is_not_called_wrong() {
+    let cluster = Cluster::start().await;
+    // Nobody answers there.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = silent.local_addr().unwrap().to_string();
+    drop(silent);
+    let jwks_url = format!("http://{host}/keys");
+    let edge = cluster
+        .edge_starting(
+            |config| {
+                config.admin.tokens = true;
+                config.auth.fetch.http_hosts = vec![host];
+                config.auth.issuers = vec![Issuer {
+                    issuer: Some("https://id.example".into()),
+                    jwks_url: Some(jwks_url),
+                    any_audience: true,
+                    ..Issuer::default()
+                }];
+            },
+            embedded_store(),
+        )
+        .await;
+    let token = token_of(&json!({
+        "iss": "https://id.example", "sub": "app", "scope": "sumu:notify", "exp": 1e10,
+    }));
+    let notify = "/v1/notifications";
+    let refused = eventually("an edge that has read the revocations", async || {
+        let refused = with_key(&edge, &token, "POST", notify).await;
+        (refused.1 != "edge_not_ready").then_some(refused)
+    })
+    .await;
+    assert_eq!(refused, (503, "keys_unavailable".to_owned()));
+}
