@@ -111,8 +111,13 @@ impl Subscription {
         })
     }
 
-    /// Writes the stream until nobody listens, the edge drains, or the log has lost its place.
-    pub(crate) async fn run(mut self, out: mpsc::Sender<Bytes>) {
+    /// Writes the stream until nobody listens, the edge drains, the log has lost its place, or
+    /// `unauthorized` ends: whoever listens may not any more.
+    pub(crate) async fn run(
+        mut self,
+        out: mpsc::Sender<Bytes>,
+        unauthorized: impl Future<Output = ()> + Send,
+    ) {
         let mut standing = self.edge.standing.clone();
         let leaving = |standing: &Standing| match standing {
             Standing::Held(tenure) => tenure.draining,
@@ -129,6 +134,7 @@ impl Subscription {
                 }
             },
             _ = standing.wait_for(leaving) => "draining",
+            () = unauthorized => "unauthorized",
             () = out.closed() => return,
         };
         // A client that does not read learns it from the end itself.

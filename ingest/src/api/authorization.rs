@@ -1,12 +1,15 @@
 //! Decides who may use the HTTP API: whoever has an API key, or a token with the scope for it.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use actix_web::HttpRequest;
 use actix_web::http::StatusCode;
 use actix_web::http::header::AUTHORIZATION;
+use runtime::Secret;
 use runtime::http::Problem;
 use serde_json::{Map, Value};
+use tokio::time::sleep;
 
 use crate::api_keys::Scope;
 use crate::auth::Refusal;
@@ -19,14 +22,45 @@ pub(super) async fn authorized(
     edge: &Edge,
     scope: Scope,
 ) -> Result<(), Problem> {
+    opens(credential(request), edge, scope).await
+}
+
+/// Asks again and again, and ends when the key or token of the request opens that no more. While a token
+/// cannot be checked, it counts. Cancel safe.
+pub(super) fn unauthorized(
+    request: &HttpRequest,
+    edge: Arc<Edge>,
+    scope: Scope,
+) -> impl Future<Output = ()> + Send + use<> {
+    let given = str::from_utf8(credential(request)).unwrap_or_default();
+    let given = Secret::new(given);
+    async move {
+        loop {
+            sleep(edge.config.admin.reload_interval).await;
+            if let Err(problem) = opens(given.expose().as_bytes(), &edge, scope).await
+                && problem.status.is_client_error()
+            {
+                tracing::info!(%problem, "a key or token does not count any more");
+                return;
+            }
+        }
+    }
+}
+
+/// What comes after `Authorization: Bearer`.
+fn credential(request: &HttpRequest) -> &[u8] {
+    let given = request.headers().get(AUTHORIZATION);
+    given
+        .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "))
+        .unwrap_or_default()
+}
+
+/// Whether a key or token opens that.
+async fn opens(given: &[u8], edge: &Edge, scope: Scope) -> Result<(), Problem> {
     let tokens = edge.config.admin.tokens;
     if edge.api_keys.is_open() && !tokens {
         return Ok(());
     }
-    let given = request.headers().get(AUTHORIZATION);
-    let given = given
-        .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "))
-        .unwrap_or_default();
     if let Some(key) = edge.api_keys.find(given) {
         tracing::debug!(
             key = key.name(),

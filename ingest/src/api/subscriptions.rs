@@ -10,7 +10,7 @@ use futures_util::stream;
 use runtime::http::Problem;
 use tokio::sync::mpsc;
 
-use super::authorization::authorized;
+use super::authorization::{authorized, unauthorized};
 use super::presence::asked;
 use crate::api_keys::Scope;
 use crate::edge::Edge;
@@ -59,7 +59,8 @@ pub(crate) async fn subscribe(
         };
         code.detail(error.to_string()).retry_after(1)
     })?;
-    edge.spawn(subscription.run(out));
+    let unauthorized = unauthorized(&request, Arc::clone(&edge), Scope::PresenceRead);
+    edge.spawn(subscription.run(out, unauthorized));
     let body = stream::unfold(events, async |mut events| {
         let event = events.recv().await?;
         Some((Ok::<_, actix_web::Error>(event), events))

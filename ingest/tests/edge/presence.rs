@@ -75,11 +75,15 @@ impl Edge {
     }
 
     async fn events(&self, query: &str, last_id: Option<&str>) -> Events {
+        self.events_by(API_KEY, query, last_id).await
+    }
+
+    async fn events_by(&self, key: &str, query: &str, last_id: Option<&str>) -> Events {
         let mut stream = TcpStream::connect(self.admin).await.unwrap();
         let last_id = last_id.map(|id| format!("last-event-id: {id}\r\n"));
         let head = format!(
             "GET /v1/presence/events{query} HTTP/1.1\r\nhost: test\r\n\
-             authorization: Bearer {API_KEY}\r\n{}\r\n",
+             authorization: Bearer {key}\r\n{}\r\n",
             last_id.unwrap_or_default()
         );
         stream.write_all(head.as_bytes()).await.unwrap();
@@ -128,7 +132,11 @@ impl Events {
             while let Some(line) = find(&self.raw, b"\r\n") {
                 let size = std::str::from_utf8(&self.raw[..line]).unwrap();
                 let size = usize::from_str_radix(size, 16).unwrap();
-                if self.raw.len() < line + 2 + size + 2 {
+                // The last one is empty.
+                if size == 0 && self.text.is_empty() {
+                    return None;
+                }
+                if size == 0 || self.raw.len() < line + 2 + size + 2 {
                     break;
                 }
                 let chunk: Vec<u8> = self.raw.drain(..line + 2 + size + 2).collect();
@@ -551,4 +559,49 @@ async fn a_users_connections_are_listed_without_secrets() {
     );
     let target = "/v1/users/a/connections";
     assert_eq!(http(edge.admin, "GET", target, &[], b"").await.0, 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_ends_when_its_key_or_token_opens_nothing_any_more() {
+    let cluster = Cluster::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys");
+    let key = "a-key-that-is-taken-back";
+    let line = format!("reader {}\n", ingest::api_keys::hex_of(&key.into()));
+    std::fs::write(&file, line).unwrap();
+    let edge = cluster
+        .edge_with(|config| {
+            config.admin.api_keys_file = Some(file.clone());
+            config.admin.tokens = true;
+            config.admin.reload_interval = Duration::from_millis(50);
+            config.subscriptions.heartbeat = Duration::from_millis(100);
+        })
+        .await;
+    let token = token_of(&json!({"sub": "app", "exp": 1e10, "scope": "sumu:presence:read"}));
+    let (mut by_key, mut by_token, mut kept) = tokio::join!(
+        edge.events_by(key, "?user_id=alice", None),
+        edge.events_by(&token, "", None),
+        edge.events("?user_id=alice", None),
+    );
+    let begun = ["reset", "state alice 0", "live"];
+    assert_eq!(by_key.told(3).await.0, begun);
+    assert_eq!(by_token.told(2).await.0, ["reset", "live"]);
+    assert_eq!(kept.told(3).await.0, begun);
+
+    let end = ("end".to_owned(), json!({"reason": "unauthorized"}), None);
+    std::fs::write(&file, "# nobody any more\n").unwrap();
+    let told = timeout(PATIENCE, by_key.next()).await.expect("an end");
+    assert_eq!(told, end);
+    assert_eq!(by_key.block().await, None);
+    for _ in 0..3 {
+        assert_eq!(by_token.block().await.as_deref(), Some(":"), "it lives");
+    }
+
+    let (status, _) = edge.ask("DELETE", "/v1/users/app/connections", "").await;
+    assert_eq!(status, 202);
+    let told = timeout(PATIENCE, by_token.next()).await.expect("an end");
+    assert_eq!(told, end);
+    for _ in 0..3 {
+        assert_eq!(kept.block().await.as_deref(), Some(":"), "it lives");
+    }
 }
