@@ -7,7 +7,7 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
@@ -249,18 +249,15 @@ impl Keys {
         .cloned()
     }
 
-    /// Reads the file anew whenever it has changed, for ever. One that cannot be read changes nothing.
+    /// Reads the file anew whenever it has changed, for ever. One that cannot be read changes nothing, and
+    /// is tried again the next time.
     pub(crate) async fn follow(&self, every: Duration) {
         let Some(file) = &self.file else {
             return std::future::pending().await;
         };
         loop {
             tokio::time::sleep(every).await;
-            let changed = {
-                let watch = self.watch.lock();
-                watch.unwrap_or_else(PoisonError::into_inner).changed()
-            };
-            if !changed {
+            if !self.watch().changed() {
                 continue;
             }
             match read(file) {
@@ -272,9 +269,14 @@ impl Keys {
                 Err(faults) => {
                     let faults = faults.join("; ");
                     tracing::error!(faults, "the API keys stay as they were");
+                    self.watch().again();
                 }
             }
         }
+    }
+
+    fn watch(&self) -> MutexGuard<'_, Watch> {
+        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -389,6 +391,29 @@ mod tests {
         tokio::select! {
             () = keys.follow(Duration::from_millis(5)) => {}
             rotated = tokio::time::timeout(Duration::from_mins(1), rotate) => rotated.unwrap(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_could_not_be_read_is_tried_again_though_nothing_of_it_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys");
+        let fine = line("");
+        std::fs::write(&path, "").unwrap();
+        let keys = Keys::new(&[], &[], Some(path.clone())).unwrap();
+        // As long as the good one, in the same file, and of the same time in the end.
+        std::fs::write(&path, "x".repeat(fine.len())).unwrap();
+        let written = std::fs::metadata(&path).unwrap().modified().unwrap();
+        let mend = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            std::fs::write(&path, &fine).unwrap();
+            let file = std::fs::File::options().write(true).open(&path).unwrap();
+            file.set_modified(written).unwrap();
+            known(&keys, &KEY.into(), true).await;
+        };
+        tokio::select! {
+            () = keys.follow(Duration::from_millis(5)) => {}
+            mended = tokio::time::timeout(Duration::from_secs(20), mend) => mended.unwrap(),
         }
     }
 

@@ -38,6 +38,14 @@ impl Watch {
         }
         changed
     }
+
+    /// Forgets what was seen, so that files that are there have changed when next asked: for when what
+    /// they hold could not be read. What mends that, such as other permissions, may leave no trace.
+    pub fn again(&mut self) {
+        for (_, seen) in &mut self.0 {
+            *seen = None;
+        }
+    }
 }
 
 fn stamp(file: &Path) -> Option<Stamp> {
@@ -68,6 +76,9 @@ mod tests {
         fs::write(&next, "seven").unwrap();
         fs::rename(&next, &file).unwrap();
         assert!(watch.changed(), "it was replaced by one of the same length");
+        assert!(!watch.changed());
+        watch.again();
+        assert!(watch.changed(), "it is to be read again");
         assert!(!watch.changed());
     }
 }

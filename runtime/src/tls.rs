@@ -1,7 +1,7 @@
 //! Serves and asks over TLS, with certificates that are read anew when their files change.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use rustls::client::ResolvesClientCert;
@@ -103,15 +103,11 @@ impl Certificate {
     }
 
     /// Reads the files anew whenever one of them has changed, for ever. What cannot be read changes
-    /// nothing; nor do connections that are open.
+    /// nothing, and is tried again the next time; nor do connections that are open change.
     pub async fn follow(&self, every: Duration) {
         loop {
             tokio::time::sleep(every).await;
-            let changed = {
-                let watch = self.watch.lock();
-                watch.unwrap_or_else(PoisonError::into_inner).changed()
-            };
-            if !changed {
+            if !self.watch().changed() {
                 continue;
             }
             let file = self.files.certificate_file.display();
@@ -121,10 +117,17 @@ impl Certificate {
                     let current = self.current.write();
                     *current.unwrap_or_else(PoisonError::into_inner) = certificate;
                 }
-                // The other file of the two may be on its way: its change is seen, too.
-                Err(error) => tracing::error!(%error, "the certificate stays as it was"),
+                // The other file of the two may be on its way.
+                Err(error) => {
+                    tracing::error!(%error, "the certificate stays as it was");
+                    self.watch().again();
+                }
             }
         }
+    }
+
+    fn watch(&self) -> MutexGuard<'_, Watch> {
+        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn current(&self) -> Arc<CertifiedKey> {
