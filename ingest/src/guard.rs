@@ -1,7 +1,9 @@
-//! Ends the bytes of a client before a frame that is too long.
+//! Ends the bytes of a client before a frame that is too long, or a message of too many.
 //!
 //! actix-http's codec checks a frame's length only when it has buffered all of it, so that a client
 //! could fill the memory. This looks at the headers (RFC 6455 §5.2) as the bytes pass, and no more.
+//! Nor does it count the fragments of a message (§5.4): each waits with an overhead of its own until the
+//! last has come, and empty ones are no bytes of the message.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -13,8 +15,10 @@ use futures_util::Stream;
 
 /// The longest header: two bytes, eight of extended length, four of mask.
 const MAX_HEADER: usize = 14;
+/// The most fragments of one message. Browsers send one or a few; 256 KiB in network packets are 200.
+const MAX_FRAGMENTS: usize = 1024;
 
-/// A client's bytes, up to the first frame over the limit; then [`PayloadError::Overflow`].
+/// A client's bytes, up to the first frame over a limit; then [`PayloadError::Overflow`].
 pub(crate) struct Guard {
     payload: Payload,
     frames: Frames,
@@ -62,9 +66,11 @@ struct Frames {
     seen: usize,
     /// Bytes of the payload still to come.
     payload: u64,
+    /// Frames of the message that has begun.
+    fragments: usize,
 }
 
-/// A frame is longer than the limit.
+/// A frame is longer than the limit, or a message has too many.
 #[derive(Debug, PartialEq, Eq)]
 struct TooLong;
 
@@ -75,10 +81,11 @@ impl Frames {
             header: [0; MAX_HEADER],
             seen: 0,
             payload: 0,
+            fragments: 0,
         }
     }
 
-    /// Follows the bytes; too many of them in one frame are an error.
+    /// Follows the bytes; too many of them in one frame, or of frames in one message, are an error.
     fn pass(&mut self, mut bytes: &[u8]) -> Result<(), TooLong> {
         while let Some((first, rest)) = bytes.split_first() {
             if self.payload > 0 {
@@ -93,7 +100,7 @@ impl Frames {
             self.seen += 1;
             bytes = rest;
             if let Some(length) = self.length() {
-                if length > self.max {
+                if length > self.max || self.fragments() > MAX_FRAGMENTS {
                     return Err(TooLong);
                 }
                 self.payload = length;
@@ -101,6 +108,18 @@ impl Frames {
             }
         }
         Ok(())
+    }
+
+    /// How many frames its message has with the one that begins. Control frames, between fragments
+    /// too, are part of none.
+    const fn fragments(&mut self) -> usize {
+        let (last, control) = (self.header[0] & 0x80 != 0, self.header[0] & 0x08 != 0);
+        if control {
+            return self.fragments;
+        }
+        let with_it = self.fragments + 1;
+        self.fragments = if last { 0 } else { with_it };
+        with_it
     }
 
     /// The payload's length, if the header is complete.
@@ -168,6 +187,38 @@ mod tests {
             if bytes.chunks(7).try_for_each(|chunk| frames.pass(chunk)).is_err() {
                 prop_assert!(frames.seen <= MAX_HEADER);
             }
+        }
+    }
+
+    proptest! {
+        /// Messages with fragments up to the limit pass, control frames between them or not, and the
+        /// first that has more stops the bytes.
+        #[test]
+        fn only_messages_of_so_many_fragments_pass(
+            messages in prop::collection::vec(
+                prop_oneof![1..20_usize, MAX_FRAGMENTS - 2..MAX_FRAGMENTS + 3], 1..5),
+            length in 0_usize..3,
+            ping_every in 1_usize..100,
+            cut in 1_usize..5000,
+        ) {
+            let mut bytes = vec![];
+            for fragments in &messages {
+                for n in 1..=*fragments {
+                    let mut data = frame(length);
+                    let last = if n == *fragments { 0x80 } else { 0 };
+                    data[0] = last | u8::from(n == 1);
+                    bytes.extend(data);
+                    if n % ping_every == 0 {
+                        let mut ping = frame(3);
+                        ping[0] = 0x89;
+                        bytes.extend(ping);
+                    }
+                }
+            }
+            let mut frames = Frames::new(1000);
+            let passed = bytes.chunks(cut).try_for_each(|chunk| frames.pass(chunk));
+            let fine = messages.iter().all(|fragments| *fragments <= MAX_FRAGMENTS);
+            prop_assert_eq!(passed.is_ok(), fine);
         }
     }
 
