@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::admission::address::{ForwardedHeader, Network};
 use crate::api_keys::Keys;
 use crate::auth;
+use crate::server::MAX_WORKERS;
 
 mod reads;
 
@@ -38,7 +39,7 @@ pub struct Config {
     /// Where clients reach the edges, such as `wss://live.example.com`; told at start, with stage
     /// and path. An empty one is none.
     pub public_url: Option<String>,
-    /// Threads that serve sockets and requests; as many as processors with 0.
+    /// Threads that serve sockets and requests, 512 at most; as many as processors with 0.
     pub workers: usize,
     /// The listener for applications and operators; the process has one for every role.
     #[serde(skip)]
@@ -365,6 +366,7 @@ impl Config {
                 "routes: `watch` and `unwatch` are sumu's own while watch.allow is on",
             );
         }
+        check(self.workers <= MAX_WORKERS, "workers: must not exceed 512");
         check(
             self.origins.iter().all(|origin| is_origin(origin)),
             "origins: each is scheme://host or scheme://host:port, as browsers send it",
@@ -508,6 +510,7 @@ mod tests {
             ..Config::default()
         };
         config.auth.hs256_secret = Some(secret("a secret of more than thirty-two bytes"));
+        config.workers = MAX_WORKERS + 1;
         config.routes.insert("ping".into(), "topic".into());
         config.origins = vec!["https://*.example".into()];
         config.routes.insert("watch".into(), "topic".into());
@@ -523,6 +526,7 @@ mod tests {
             "path",
             "stage",
             "public_url",
+            "workers",
             "admin.api_keys",
             "push_url",
             "routes: an action",

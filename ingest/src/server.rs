@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ const STOP_SECONDS: u64 = 2;
 const SPARE_CONNECTIONS: usize = 1024;
 /// Descriptors for all else: the log, the store, files.
 const SPARE_DESCRIPTORS: usize = 1024;
+/// The most workers that actix's server can have.
+pub(crate) const MAX_WORKERS: usize = 512;
 
 /// Bound listeners.
 #[derive(Debug)]
@@ -40,6 +43,8 @@ struct Bound {
     listener: TcpListener,
     address: SocketAddr,
     certificate: Option<Arc<Certificate>>,
+    /// How many of its connections may be open at a time.
+    connections: usize,
 }
 
 /// A process of sumu's own that has shown its certificate.
@@ -54,7 +59,11 @@ pub(crate) struct Running {
 }
 
 impl Bound {
-    fn bind(address: SocketAddr, tls: Option<&tls::Config>) -> Result<Self, Error> {
+    fn bind(
+        address: SocketAddr,
+        tls: Option<&tls::Config>,
+        connections: usize,
+    ) -> Result<Self, Error> {
         let certificate = tls.map(Certificate::load).transpose();
         let certificate = certificate.map_err(|error| unusable(&error))?;
         let failed = |source| Error::Serve { address, source };
@@ -65,6 +74,7 @@ impl Bound {
             listener,
             address,
             certificate,
+            connections,
         })
     }
 }
@@ -75,11 +85,12 @@ fn unusable(error: &TlsError) -> Error {
 
 impl Servers {
     pub(crate) fn bind(config: &Config) -> Result<Self, Error> {
-        allow_descriptors(config.limits.max_connections);
+        let (public, admin) = connections(config);
+        allow_descriptors(public.saturating_add(admin));
         Ok(Self {
-            public: Bound::bind(config.listen, config.tls.as_ref())?,
+            public: Bound::bind(config.listen, config.tls.as_ref(), public)?,
             admin: (config.admin.listen)
-                .map(|address| Bound::bind(address, config.admin.tls.as_ref()))
+                .map(|address| Bound::bind(address, config.admin.tls.as_ref(), admin))
                 .transpose()?,
         })
     }
@@ -150,6 +161,7 @@ impl Running {
             listener,
             address,
             certificate,
+            connections,
         } = bound;
         let tls = certificate
             .map(|certificate| certificate.server())
@@ -157,6 +169,7 @@ impl Running {
         let tls = tls.map_err(|error| unusable(&error))?;
         let (shared, endpoints) = (Data::from(Arc::clone(edge)), endpoints.cloned());
         let path = edge.config.socket_path();
+        let workers = workers(edge.config.workers);
         // Twice what the session allows: it closes first, and logs why.
         let stuck = edge.config.limits.write_timeout.saturating_mul(2);
         let server = HttpServer::new(move || {
@@ -170,20 +183,12 @@ impl Running {
             })
         })
         .h1_allow_half_closed(false)
-        .max_connections(
-            edge.config
-                .limits
-                .max_connections
-                .saturating_add(SPARE_CONNECTIONS),
-        )
+        .workers(workers)
+        .max_connections(connections.div_ceil(workers)) // of each worker
         .on_connect(move |stream, data| greet(stream, data, stuck))
         .tcp_nodelay(true)
         .disable_signals()
         .shutdown_timeout(STOP_SECONDS);
-        let server = match edge.config.workers {
-            0 => server,
-            workers => server.workers(workers),
-        };
         let server = match tls {
             Some(tls) => server.listen_rustls_0_23(listener, tls),
             None => server.listen(listener),
@@ -220,11 +225,38 @@ impl Running {
     }
 }
 
-/// Raises the process' soft limit of open files to what so many sockets need, as far as the hard one
+/// How many connections may be open at the public and at the admin listener. Without an admin listener
+/// the public one has them all.
+fn connections(config: &Config) -> (usize, usize) {
+    let workers = workers(config.workers);
+    let sockets = config.limits.max_connections;
+    let streams = config.subscriptions.max;
+    let whole = |open: usize| {
+        let open = open.saturating_add(SPARE_CONNECTIONS);
+        // As many at each worker.
+        open.checked_next_multiple_of(workers).unwrap_or(open)
+    };
+    match config.admin.listen {
+        Some(_) => (whole(sockets), whole(streams)),
+        None => (whole(sockets.saturating_add(streams)), 0),
+    }
+}
+
+/// The threads of a listener.
+fn workers(configured: usize) -> usize {
+    let processors = || std::thread::available_parallelism().map_or(2, NonZeroUsize::get);
+    let workers = match configured {
+        0 => processors(),
+        workers => workers,
+    };
+    workers.min(MAX_WORKERS)
+}
+
+/// Raises the process' soft limit of open files to what so many connections need, as far as the hard one
 /// allows: at the limit no connection would be accepted any more, not even a refused one.
-fn allow_descriptors(sockets: usize) {
-    let spare = SPARE_CONNECTIONS + SPARE_DESCRIPTORS;
-    let needed = u64::try_from(sockets.saturating_add(spare)).unwrap_or(u64::MAX);
+fn allow_descriptors(connections: usize) {
+    let needed = connections.saturating_add(SPARE_DESCRIPTORS);
+    let needed = u64::try_from(needed).unwrap_or(u64::MAX);
     let limit = getrlimit(Resource::Nofile);
     let allowed = raised(limit.current, limit.maximum, needed);
     if allowed != limit.current {
@@ -312,6 +344,34 @@ fn admin(app: &mut ServiceConfig, endpoints: &Endpoints, edge: &Edge) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_workers_of_a_listener_share_its_connections() {
+        let mut config = Config::default();
+        config.limits.max_connections = 20_000;
+        config.subscriptions.max = 32;
+        for workers in [1, 2, 3, 64, 511, 512] {
+            config.workers = workers;
+            config.admin.listen = None;
+            let (public, admin) = connections(&config);
+            assert_eq!((public % workers, admin), (0, 0));
+            let meant = 20_000 + 32 + SPARE_CONNECTIONS;
+            assert!(
+                (meant..meant + workers).contains(&public),
+                "{workers}: {public}"
+            );
+            config.admin.listen = Some("127.0.0.1:0".parse().unwrap());
+            let (public, admin) = connections(&config);
+            for (all, open) in [(public, 20_000), (admin, 32)] {
+                let meant = open + SPARE_CONNECTIONS;
+                assert_eq!(all % workers, 0);
+                assert!((meant..meant + workers).contains(&all), "{workers}: {all}");
+            }
+        }
+        config.limits.max_connections = usize::MAX;
+        assert!(connections(&config).0 > 20_000);
+        assert!((1..=MAX_WORKERS).contains(&workers(0)));
+    }
 
     #[test]
     fn the_limit_of_open_files_only_grows_and_not_over_the_hard_one() {
