@@ -11,11 +11,14 @@ use std::time::Duration;
 use futures_util::{SinkExt as _, StreamExt as _};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
+use serde_json::Value;
 use tempfile::TempDir;
-use tokio::net::TcpStream;
+use tokio::net::TcpSocket;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
 
 use crate::check::{self, Produced, Target};
 use crate::cluster::{Cluster, SECRET, Servers, free_port};
@@ -37,6 +40,8 @@ fn variables(prefix: &str) -> Variables {
         ("SUMU_MAX_CONNECTIONS", "1000"),
         ("SUMU_STAGE", "/prod"),
         ("SUMU_PUBLIC_URL", "wss://live.example.com"),
+        // Where the proxy is, and not the client of `connect_by_tls`.
+        ("SUMU_SUBNET", "127.0.0.1/32"),
     ];
     let mut variables: Variables = pairs.map(|(k, v)| (k.into(), v.into())).into();
     variables.insert("SUMU_PREFIX".into(), format!("{prefix}."));
@@ -228,20 +233,47 @@ impl Run {
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let tcp = TcpStream::connect(("127.0.0.1", self.stack.port("proxy-tls", 8443)));
+        let tcp = TcpSocket::new_v4().unwrap();
+        tcp.bind("127.0.0.9:0".parse().unwrap()).unwrap();
+        let proxy = ([127, 0, 0, 1], self.stack.port("proxy-tls", 8443)).into();
+        let tcp = tcp.connect(proxy).await.unwrap();
         let name = ServerName::try_from("localhost").unwrap();
         let connector = TlsConnector::from(Arc::new(config));
-        let stream = connector.connect(name, tcp.await.unwrap()).await.unwrap();
+        let stream = connector.connect(name, tcp).await.unwrap();
         let token = Cluster::token("tess");
         let url = format!("wss://localhost/prod/push?authorization={token}");
-        let (mut socket, _) = tokio_tungstenite::client_async(url, stream).await.unwrap();
+        let mut request = url.into_client_request().unwrap();
+        let forged = HeaderValue::from_static("203.0.113.7");
+        request.headers_mut().insert("x-forwarded-for", forged);
+        let (mut socket, _) = tokio_tungstenite::client_async(request, stream)
+            .await
+            .unwrap();
 
         let topic = format!("{}.notifications", self.prefix);
         let request = br#"{"users":["tess"],"data":"by TLS"}"#;
         self.producer.send(&topic, Some(request)).await;
         let next = tokio::time::timeout(Duration::from_secs(60), socket.next()).await;
         assert_eq!(next.unwrap().unwrap().unwrap(), Message::text("\"by TLS\""));
+        let address = self.address_of("tess").await;
+        assert_eq!(address, "127.0.0.9", "neither the proxy's nor the forged");
         socket.send(Message::Close(None)).await.unwrap();
+    }
+
+    /// The address that the edge has of a user's one connection.
+    async fn address_of(&mut self, user: &str) -> String {
+        let api = format!("http://127.0.0.1:{}", self.stack.port("proxy", 8081));
+        let asked = reqwest::Client::new()
+            .get(format!("{api}/v1/users/{user}/connections"))
+            .bearer_auth(API_KEY)
+            .send()
+            .await
+            .unwrap();
+        let told: Value = serde_json::from_str(&asked.text().await.unwrap()).unwrap();
+        assert_eq!(told["total"], 1, "{told}");
+        told["connections"][0]["source_ip"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     }
 
     /// Stops the proxy and starts it again. Every socket through it breaks, and every client comes back.
