@@ -167,9 +167,11 @@ async fn begin(edge: Arc<Edge>, mailbox: Arc<Mailbox>, users: Vec<UserId>) -> Re
     edge.watchers.tail.follow(&edge).await?;
     let index = &edge.watchers.index;
     let unknown = index.unknown(&users);
-    let mut rows = look_up(&edge, &unknown).await?;
+    let asked: Vec<UserId> = unknown.keys().cloned().collect();
+    let mut rows = look_up(&edge, &asked).await?;
     for user in &users {
-        index.tell(user, rows.remove(user), &mailbox);
+        let row = rows.remove(user).zip(unknown.get(user).copied());
+        index.tell(user, row, &mailbox);
     }
     Ok(())
 }

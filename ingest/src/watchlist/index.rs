@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytestring::ByteString;
@@ -21,13 +21,20 @@ pub(super) struct Index {
     shards: Box<[Mutex<Shard>]>,
     hasher: RandomState,
     users: AtomicUsize,
+    lives: AtomicU64,
 }
 
 type Shard = HashMap<UserId, Watched>;
 
+/// One time of a user being watched: from the first watcher to the last. What happened between two of
+/// them was not read, so that a look-up counts only for the one it was made in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Life(u64);
+
 /// A user who is watched.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Watched {
+    life: Life,
     known: Known,
     holders: Vec<Holder>,
 }
@@ -47,6 +54,7 @@ impl Index {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
             users: AtomicUsize::new(0),
+            lives: AtomicU64::new(0),
         }
     }
 
@@ -60,7 +68,11 @@ impl Index {
         let mut shard = self.shard(user.as_str());
         let watched = shard.entry(user.clone()).or_insert_with(|| {
             self.users.fetch_add(1, Ordering::AcqRel);
-            Watched::default()
+            Watched {
+                life: Life(self.lives.fetch_add(1, Ordering::Relaxed)),
+                known: Known::default(),
+                holders: vec![],
+            }
         });
         watched.holders.push(Holder {
             mailbox: Arc::clone(mailbox),
@@ -83,26 +95,37 @@ impl Index {
         }
     }
 
-    /// Those of `users` whose state was not looked up yet.
-    pub(super) fn unknown(&self, users: &[UserId]) -> Vec<UserId> {
-        let unknown = |user: &&UserId| {
+    /// Those of `users` who are watched, and whose state was not looked up yet.
+    pub(super) fn unknown(&self, users: &[UserId]) -> HashMap<UserId, Life> {
+        let unknown = |user: &UserId| {
             let shard = self.shard(user.as_str());
-            shard
-                .get(*user)
-                .is_none_or(|watched| watched.known.state().is_none())
+            let watched = shard.get(user)?;
+            (watched.known.state().is_none()).then(|| (user.clone(), watched.life))
         };
-        users.iter().filter(unknown).cloned().collect()
+        users.iter().filter_map(unknown).collect()
     }
 
     /// Tells a watcher the state of a user, and from then on the changes; nothing if they do not
-    /// watch that user any more, or were told before.
-    pub(super) fn tell(&self, user: &UserId, row: Option<UserState>, mailbox: &Arc<Mailbox>) {
+    /// watch that user any more, or were told before. A row counts in the life it was asked for; if
+    /// that is over, whoever holds the user now asks anew.
+    pub(super) fn tell(
+        &self,
+        user: &UserId,
+        row: Option<(UserState, Life)>,
+        mailbox: &Arc<Mailbox>,
+    ) {
         let mut shard = self.shard(user.as_str());
         let Some(watched) = shard.get_mut(user) else {
             return;
         };
-        let Watched { known, holders } = watched;
-        if let Some(row) = row {
+        let Watched {
+            life,
+            known,
+            holders,
+        } = watched;
+        if let Some((row, asked)) = row
+            && asked == *life
+        {
             known.look_up(row);
         }
         let holder = holders
@@ -193,6 +216,12 @@ mod tests {
         frames.map(offset).collect()
     }
 
+    /// The `number`th state, looked up now.
+    fn row(index: &Index, number: usize) -> Option<(UserState, Life)> {
+        let shard = index.shard("a");
+        Some((nth("a", number), shard.get("a")?.life))
+    }
+
     fn change(index: &Index, number: usize) {
         let change = nth("a", number);
         let told = frame(&change);
@@ -208,7 +237,7 @@ mod tests {
         assert_eq!(index.unknown(std::slice::from_ref(&user)).len(), 1);
         change(&index, 1);
         assert!(offsets(&mut early).is_empty(), "the state comes first");
-        index.tell(&user, Some(nth("a", 3)), &early.mailbox());
+        index.tell(&user, row(&index, 3), &early.mailbox());
         assert_eq!(offsets(&mut early), [2]);
         // What the row had already is not told again.
         for number in [2, 3, 5, 5] {
@@ -219,7 +248,7 @@ mod tests {
         // The second one needs no look-up, and a row that is ahead changes nothing for the first.
         index.hold(&user, &late.mailbox());
         assert!(index.unknown(std::slice::from_ref(&user)).is_empty());
-        index.tell(&user, Some(nth("a", 7)), &late.mailbox());
+        index.tell(&user, row(&index, 7), &late.mailbox());
         index.tell(&user, None, &late.mailbox());
         assert_eq!(offsets(&mut late), [3]);
         change(&index, 7);
@@ -231,10 +260,35 @@ mod tests {
         index.release(&user, &early.mailbox());
         change(&index, 9);
         assert_eq!((offsets(&mut early), offsets(&mut late)), (vec![], vec![5]));
+        let over = row(&index, 11);
         index.release(&user, &late.mailbox());
         assert!(index.is_empty() && !index.watches("a"));
-        index.tell(&user, Some(nth("a", 11)), &late.mailbox());
+        assert!(index.unknown(std::slice::from_ref(&user)).is_empty());
+        index.tell(&user, over, &late.mailbox());
         assert!(index.is_empty() && offsets(&mut late).is_empty());
+    }
+
+    #[test]
+    fn a_look_up_counts_only_in_the_life_it_was_made_in() {
+        let (registry, index) = (registry(), Index::new());
+        let (mut first, mut second) = (inbox(&registry, 1), inbox(&registry, 2));
+        let user: UserId = "a".parse().unwrap();
+        index.hold(&user, &first.mailbox());
+        let stale = row(&index, 1);
+        index.release(&user, &first.mailbox());
+        change(&index, 3);
+        // Two others come, one of them the one that left, and then the answer to what it asked.
+        index.hold(&user, &second.mailbox());
+        index.hold(&user, &first.mailbox());
+        let fresh = row(&index, 3);
+        index.tell(&user, stale, &first.mailbox());
+        assert_eq!(index.unknown(std::slice::from_ref(&user)).len(), 1);
+        index.tell(&user, fresh.clone(), &second.mailbox());
+        index.tell(&user, fresh, &first.mailbox());
+        assert_eq!(
+            (offsets(&mut first), offsets(&mut second)),
+            (vec![2], vec![2])
+        );
     }
 
     #[test]
@@ -243,7 +297,7 @@ mod tests {
         let slow = inbox(&registry, 1);
         let user: UserId = "a".parse().unwrap();
         index.hold(&user, &slow.mailbox());
-        index.tell(&user, Some(nth("a", 0)), &slow.mailbox());
+        index.tell(&user, row(&index, 0), &slow.mailbox());
         for number in 1..9 {
             change(&index, number);
         }
