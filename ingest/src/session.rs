@@ -101,7 +101,7 @@ enum Waiting {
     Token,
     /// The expiry of a good new token, for the log.
     Renewal(Expiry),
-    /// To watch these users.
+    /// To watch these users, less those unwatched since.
     Watch(Vec<UserId>),
 }
 

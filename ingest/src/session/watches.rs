@@ -86,12 +86,19 @@ impl Session {
         self.watching("unwatch", id, out);
     }
 
+    /// Watches these users no more. Whatever still waits to watch them has nothing to undo if it
+    /// fails: asked for anew, they are another request's.
     pub(super) fn forget(&mut self, users: &[UserId], out: &mut Vec<Output>) {
         let gone: Vec<UserId> = (users.iter())
             .filter(|user| self.watched.remove(*user))
             .cloned()
             .collect();
         if !gone.is_empty() {
+            for waiting in self.in_flight.values_mut() {
+                if let Waiting::Watch(users) = &mut waiting.what {
+                    users.retain(|user| self.watched.contains(user));
+                }
+            }
             out.push(Output::Unwatch(gone));
         }
     }
@@ -268,6 +275,38 @@ mod tests {
             begun: true,
         });
         assert!(late.is_empty(), "answered once");
+    }
+
+    #[test]
+    fn the_failure_of_a_watch_leaves_what_was_asked_for_anew_since() {
+        for (late, newer_first) in [(false, false), (false, true), (true, false), (true, true)] {
+            let mut bench = Bench::new(Permit::Anybody);
+            bench.text(&json!({"action": "watch", "users": ["a", "b"], "id": 1}));
+            bench.text(&json!({"action": "unwatch", "users": ["a"], "id": 2}));
+            bench.now += Duration::from_secs(5);
+            bench.text(&json!({"action": "watch", "users": ["a"], "id": 3}));
+            let newer = |bench: &mut Bench, watched: &[&str]| {
+                let (request, begun) = (2, true);
+                let out = bench.give(Input::Watched { request, begun });
+                assert_eq!(frames(&out), [ack("watch", 3, watched)]);
+            };
+            if newer_first {
+                newer(&mut bench, &["a", "b"]);
+            }
+            let (request, begun) = (1, false);
+            bench.now += Duration::from_secs(5);
+            let older = [Input::Watched { request, begun }, Input::Timer];
+            let out = bench.give(older.into_iter().nth(usize::from(late)).unwrap());
+            assert_eq!(out[0], Output::Unwatch(users(&["b"])), "not a");
+            assert_eq!(
+                (&frames(&out)[0]["id"], &frames(&out)[0]["statusCode"]),
+                (&1.into(), &503.into())
+            );
+            if !newer_first {
+                newer(&mut bench, &["a"]);
+            }
+            assert_eq!(bench.session.watched, users(&["a"]).into_iter().collect());
+        }
     }
 
     #[test]
