@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use eventlog::NewRecord;
+use eventlog::{NewRecord, TopicPartition};
 use ingest::config::Allow;
 use schemas::edges::{Expired, ExpiryCause, Started};
 use schemas::presence::{Status, Transition};
@@ -254,10 +254,24 @@ async fn a_stream_of_everybody_goes_on_where_it_was() {
     let other = hash.replace(|c: char| c == hash.chars().next().unwrap(), "0");
     let other = if other == hash { "f".repeat(16) } else { other };
     let far = offsets.replace(char::is_numeric, "9");
+    // Nothing stands where the topic ends.
+    let number: i32 = partition.parse().unwrap();
+    let topic = std::sync::Arc::clone(&cluster.log.topics().presence);
+    let ended = TopicPartition::new(topic, number);
+    let end = cluster.log.end_offset(&ended).await.unwrap() + 1;
+    let at_end = (0..).zip(offsets.split('.')).map(|(at, offset)| {
+        if at == number {
+            end.to_string()
+        } else {
+            offset.into()
+        }
+    });
+    let at_end = at_end.collect::<Vec<String>>().join(".");
     for wrong in [
         "nonsense".into(),
         format!("{offsets}~{partition}.{other}"),
         format!("{far}~{last}"),
+        format!("{at_end}~{last}"),
     ] {
         let mut events = edge.events("", Some(&wrong)).await;
         let (name, data, id) = events.next().await;
