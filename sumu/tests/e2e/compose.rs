@@ -18,13 +18,14 @@ use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 
 use crate::check::{self, Produced, Target};
 use crate::cluster::{Cluster, SECRET, Servers, free_port};
 use crate::device::{Command, Device, Session, Shared};
 use crate::kafka::{Consumed, Producer};
-use crate::until;
+use crate::{PATIENCE, until};
 use file::Variables;
 use stack::Stack;
 
@@ -242,10 +243,7 @@ impl Run {
         let stream = connector.connect(name, tcp).await.unwrap();
         let token = Cluster::token("tess");
         let url = format!("wss://localhost/prod/push?authorization={token}");
-        let mut request = url.into_client_request().unwrap();
-        let forged = HeaderValue::from_static("203.0.113.7");
-        request.headers_mut().insert("x-forwarded-for", forged);
-        let (mut socket, _) = tokio_tungstenite::client_async(request, stream)
+        let (mut socket, _) = tokio_tungstenite::client_async(forged(&url), stream)
             .await
             .unwrap();
 
@@ -254,26 +252,38 @@ impl Run {
         self.producer.send(&topic, Some(request)).await;
         let next = tokio::time::timeout(Duration::from_secs(60), socket.next()).await;
         assert_eq!(next.unwrap().unwrap().unwrap(), Message::text("\"by TLS\""));
-        let address = self.address_of("tess").await;
-        assert_eq!(address, "127.0.0.9", "neither the proxy's nor the forged");
+
+        // And one from an address that the edges trust, which gets no further with what it wrote.
+        let port = self.stack.port("proxy", 8080);
+        let url = format!("ws://127.0.0.1:{port}/prod/push?authorization={token}");
+        let (mut near, _) = tokio_tungstenite::connect_async(forged(&url))
+            .await
+            .unwrap();
+        let addresses = self.addresses_of("tess", 2).await;
+        assert_eq!(addresses, ["127.0.0.1", "127.0.0.9"]);
+        near.send(Message::Close(None)).await.unwrap();
         socket.send(Message::Close(None)).await.unwrap();
     }
 
-    /// The address that the edge has of a user's one connection.
-    async fn address_of(&mut self, user: &str) -> String {
+    /// The addresses that edges have of a user's connections, once there are so many.
+    async fn addresses_of(&mut self, user: &str, count: usize) -> Vec<String> {
         let api = format!("http://127.0.0.1:{}", self.stack.port("proxy", 8081));
-        let asked = reqwest::Client::new()
-            .get(format!("{api}/v1/users/{user}/connections"))
-            .bearer_auth(API_KEY)
-            .send()
-            .await
-            .unwrap();
-        let told: Value = serde_json::from_str(&asked.text().await.unwrap()).unwrap();
-        assert_eq!(told["total"], 1, "{told}");
-        told["connections"][0]["source_ip"]
-            .as_str()
-            .unwrap()
-            .to_owned()
+        let client = reqwest::Client::new();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let asked = client.get(format!("{api}/v1/users/{user}/connections"));
+            let asked = asked.bearer_auth(API_KEY).send().await.unwrap();
+            let told: Value = serde_json::from_str(&asked.text().await.unwrap()).unwrap();
+            let connections = told["connections"].as_array().unwrap().iter();
+            let addresses = connections.map(|one| one["source_ip"].as_str().unwrap().to_owned());
+            let mut addresses: Vec<String> = addresses.collect();
+            if addresses.len() == count {
+                addresses.sort();
+                return addresses;
+            }
+            assert!(Instant::now() < deadline, "{told}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Stops the proxy and starts it again. Every socket through it breaks, and every client comes back.
@@ -332,6 +342,14 @@ impl Run {
         assert!(log.contains("101 GET /prod/push "), "{log}");
         assert!(!log.contains("authorization"), "a token in the log: {log}");
     }
+}
+
+/// A client that pretends to come from elsewhere.
+fn forged(url: &str) -> Request {
+    let mut request = url.into_client_request().unwrap();
+    let elsewhere = HeaderValue::from_static("203.0.113.7");
+    request.headers_mut().insert("x-forwarded-for", elsewhere);
+    request
 }
 
 /// An authority (`ca.pem`) and a certificate of localhost with its key (`both.pem`).
