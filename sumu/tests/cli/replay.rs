@@ -125,7 +125,14 @@ async fn audits_answer_from_the_log() {
         "online from that moment on"
     );
 
-    // Nothing is written any more once the edge is gone; the digest stays over a restart.
+    // Nothing is written any more once presence has told the end; the digest stays over a restart.
+    let told = async || {
+        let told = output(&mut sumu(&["replay", "presence", "--brokers", &brokers])).await;
+        text(&told.stdout).contains("OFFLINE")
+    };
+    while !told().await {
+        assert!(Instant::now() < deadline);
+    }
     let digest = async || {
         let told = output(&mut sumu(&["replay", "--digest", "--brokers", &brokers])).await;
         assert!(told.status.success(), "{told:?}");
