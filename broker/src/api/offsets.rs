@@ -26,6 +26,9 @@ use crate::meta::{Change, Committed, GroupOffsets};
 const LATEST: i64 = -1;
 const EARLIEST: i64 = -2;
 const GREATEST_TIME: i64 = -3;
+/// From here downwards, not in Kafka's protocol: asks for the first offset at or after
+/// `WHOLE_FROM - time` that is not damaged.
+const WHOLE_FROM: i64 = -2_001;
 
 impl Call {
     pub(super) fn list_offsets(&self, request: ListOffsetsRequest) -> ListOffsetsResponse {
@@ -74,6 +77,10 @@ impl Call {
                 Some(time) => Ok(partition.find_time(time, isolation)?.unwrap_or((-1, -1))),
                 None => Ok((-1, -1)),
             },
+            time if time <= WHOLE_FROM => {
+                let from = WHOLE_FROM.saturating_sub(time);
+                Ok((partition.whole_from(from, isolation)?, -1))
+            }
             time if time < 0 => Err(ResponseError::UnsupportedVersion),
             time => Ok(partition.find_time(time, isolation)?.unwrap_or((-1, -1))),
         }

@@ -1,17 +1,18 @@
 //! Appends, reads and recovers the log of one partition.
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
 
 use super::batch::{self, HEADER, Header};
+use super::damage::{self, Hole, Synced};
 use super::flusher::{Durable, Flush, Flusher, StorageFailed, lock, storage};
 pub(crate) use super::producers::AbortedSpan as Aborted;
 use super::producers::{Producers, Verdict};
-use super::segment::{self, Segment};
+use super::segment::{self, Limits, Segment, create_folder, segments};
 
 /// The log of one partition.
 #[derive(Debug)]
@@ -28,6 +29,10 @@ struct State {
     /// In offset order, all before `active`.
     closed: Vec<Segment>,
     active: Segment,
+    /// What was damaged, as far as it was found at opening, in offset order.
+    holes: Vec<Hole>,
+    /// Up to which byte the active segment is noted to be synced.
+    noted: u64,
     start: i64,
     next: i64,
     /// Append times never go back within a partition.
@@ -112,8 +117,7 @@ impl Partition {
         segment_bytes: u64,
         flusher: Arc<Flusher>,
     ) -> io::Result<Self> {
-        let mut bases = segments(&folder)?;
-        let last = bases.pop();
+        let bases = segments(&folder)?;
         let mut producers = Producers::default();
         let (mut next, mut last_append_time) = (start, 0);
         let mut visit = |header: &Header, batch: &[u8]| {
@@ -123,25 +127,39 @@ impl Partition {
             }
             producers.note(header, header.is_control() && batch::marker_commits(batch));
         };
-        let mut closed = Vec::new();
-        for base in bases {
-            closed.push(Segment::open(
-                Segment::path(&folder, base),
-                base,
-                false,
-                &mut visit,
-            )?);
+        let (mut closed, mut holes) = (Vec::new(), Vec::new());
+        for (at, base) in bases.iter().enumerate() {
+            let path = Segment::path(&folder, *base);
+            let after = bases.get(at + 1).copied();
+            let limits = match after {
+                Some(until) => Limits::closed(*base, until),
+                None => Limits::last(*base, Synced::read(&path)),
+            };
+            let opened = Segment::open(&path, limits, &mut visit)?;
+            closed.extend(opened.parts);
+            holes.extend(opened.holes);
         }
-        let active = match last {
-            Some(base) => Segment::open(Segment::path(&folder, base), base, true, &mut visit)?,
-            None => create_folder(&folder).and_then(|()| Segment::create(&folder, start))?,
+        let next = next.max(bases.last().copied().unwrap_or(start));
+        // What was acknowledged there is gone: its offsets are not given again.
+        let lost = holes.last().map_or(0, |hole: &Hole| hole.to);
+        let (active, next) = match closed.pop() {
+            Some(active) if lost <= next => (active, next),
+            Some(damaged) => {
+                closed.push(damaged);
+                (Segment::create(&folder, lost)?, lost)
+            }
+            None => {
+                create_folder(&folder)?;
+                (Segment::create(&folder, start)?, next)
+            }
         };
-        let next = next.max(active.base);
         producers.forget_below(start);
 
         let state = State {
             closed,
             active,
+            holes,
+            noted: 0,
             start,
             next,
             last_append_time,
@@ -236,15 +254,23 @@ impl Partition {
         if state.active.len == 0 || state.active.len + more <= self.segment_bytes {
             return Ok(());
         }
+        self.roll(state)
+    }
+
+    fn roll(&self, state: &mut State) -> io::Result<()> {
         state
             .active
             .file
             .sync_data()
             .inspect_err(|_| self.durable.fail())?;
         let fresh = Segment::create(&self.folder, state.next)?;
-        state
-            .closed
-            .push(std::mem::replace(&mut state.active, fresh));
+        let full = std::mem::replace(&mut state.active, fresh);
+        state.noted = 0;
+        // Only the last one needs the note.
+        if let Err(error) = Synced::forget(&full.path) {
+            tracing::warn!(path = %full.path.display(), %error, "cannot remove a note");
+        }
+        state.closed.push(full);
         Ok(())
     }
 
@@ -274,7 +300,8 @@ impl Partition {
     }
 
     /// Reads whole batches from `offset` on: at least one if there is any, and not more than
-    /// `max` bytes otherwise. Blocks while the disk reads.
+    /// `max` bytes otherwise. What is damaged is an error, never passed over. Blocks while the disk
+    /// reads.
     pub(crate) fn read(
         &self,
         offset: i64,
@@ -293,6 +320,9 @@ impl Partition {
                 aborted: Vec::new(),
             });
         }
+        if state.holes.iter().any(|hole| hole.holds(offset)) {
+            return Err(ResponseError::CorruptMessage);
+        }
         let segment = state.segment(offset);
         let (file, near, end) = (Arc::clone(&segment.file), segment.near(offset), segment.len);
         let aborted = match isolation {
@@ -300,8 +330,15 @@ impl Partition {
             Isolation::Uncommitted => Vec::new(),
         };
         drop(state);
-        let batches = segment::read(&file, near, end, offset, limit, max)
+        let mut batches = segment::read(&file, near, end, offset, limit, max)
             .map_err(|error| self.unreadable(&error))?;
+        let whole = damage::whole_bytes(&batches, offset);
+        if whole == 0 {
+            self.look_anew(offset)
+                .map_err(|error| self.unreadable(&error))?;
+            return Err(ResponseError::CorruptMessage);
+        }
+        batches.truncate(whole);
         Ok(Fetched {
             batches: batches.into(),
             aborted,
@@ -371,8 +408,14 @@ impl Partition {
             .collect();
         let below = bases.iter().take_while(|next| **next <= start).count();
         let gone: Vec<Segment> = state.closed.drain(..below).collect();
+        state.holes.retain(|hole| hole.to > start);
+        let kept: Vec<PathBuf> = state.segments().map(|kept| kept.path.clone()).collect();
         drop(state);
         for segment in gone {
+            // Behind a damage the same file may go on.
+            if kept.contains(&segment.path) {
+                continue;
+            }
             if let Err(error) = fs::remove_file(&segment.path) {
                 tracing::warn!(path = %segment.path.display(), %error, "cannot remove a segment");
             }
@@ -410,15 +453,18 @@ impl State {
 
 impl Flush for Partition {
     fn flush(&self) -> bool {
-        let (file, next) = {
+        let (file, next, len) = {
             let state = self.state();
-            (Arc::clone(&state.active.file), state.next)
+            (Arc::clone(&state.active.file), state.next, state.active.len)
         };
         let synced = file.sync_data();
         // A roll that syncs the same file has noted its failure before it lets the state go.
         let mut state = self.state();
         match synced {
-            Ok(()) => self.durable.advance(next),
+            Ok(()) => {
+                self.durable.advance(next);
+                state.note_synced(&file, Synced { len, next });
+            }
             Err(error) => {
                 tracing::error!(folder = %self.folder.display(), %error, "cannot sync");
                 self.durable.fail();
@@ -429,31 +475,6 @@ impl Flush for Partition {
     }
 }
 
-/// First offsets of the segment files in a folder, in order.
-fn segments(folder: &Path) -> io::Result<Vec<i64>> {
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    let mut bases = Vec::new();
-    for entry in entries {
-        let name = entry?.file_name();
-        let base = name.to_str().and_then(|name| name.strip_suffix(".log"));
-        bases.extend(base.and_then(|base| base.parse::<i64>().ok()));
-    }
-    bases.sort_unstable();
-    Ok(bases)
-}
-
-/// Makes a folder and its parent, durably.
-fn create_folder(folder: &Path) -> io::Result<()> {
-    fs::create_dir_all(folder)?;
-    for ancestor in folder.ancestors().skip(1).take(2) {
-        File::open(ancestor)?.sync_all()?;
-    }
-    Ok(())
-}
-
+mod damaged;
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,5 @@
 //! One file of batches, and where in it an offset or a time is found.
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice, Seek, SeekFrom, Write};
 use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::batch::{HEADER, Header, Records};
+use super::damage::{Hole, Synced, next_whole};
 
 /// Bytes of batches between two entries of the index.
 const INDEX_STEP: u64 = 4096;
@@ -19,11 +20,74 @@ pub(crate) struct Segment {
     pub(crate) base: i64,
     pub(crate) path: PathBuf,
     pub(crate) file: Arc<File>,
+    /// Where in the file it begins.
+    start: u64,
+    /// Where it ends.
     pub(crate) len: u64,
     pub(crate) max_timestamp: i64,
     index: Vec<Entry>,
     /// A write failed half way and could not be undone: the file takes no more.
     broken: bool,
+}
+
+/// What of a file must be there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Its first offset.
+    base: i64,
+    /// The first offset of the next file.
+    until: i64,
+    /// How far it is known to have been synced.
+    synced: Synced,
+    /// Whether it is the last file, which takes more.
+    last: bool,
+    /// Whether all checksums are compared.
+    verify: bool,
+}
+
+impl Limits {
+    /// A file that was synced before the next one was begun.
+    pub(crate) const fn closed(base: i64, until: i64) -> Self {
+        let synced = Synced {
+            len: u64::MAX,
+            next: until,
+        };
+        Self {
+            base,
+            until,
+            synced,
+            last: false,
+            verify: false,
+        }
+    }
+
+    /// The same, to be read as a whole.
+    pub(crate) const fn verified(base: i64, until: i64) -> Self {
+        Self {
+            verify: true,
+            ..Self::closed(base, until)
+        }
+    }
+
+    /// The last file.
+    pub(crate) const fn last(base: i64, synced: Synced) -> Self {
+        Self {
+            base,
+            until: i64::MAX,
+            synced,
+            last: true,
+            verify: true,
+        }
+    }
+}
+
+/// What was found in a file.
+#[derive(Debug, Default)]
+pub(crate) struct Opened {
+    /// At least one: what lies between two damages.
+    pub(crate) parts: Vec<Segment>,
+    /// What was damaged.
+    pub(crate) holes: Vec<Hole>,
 }
 
 /// Where a batch begins, and the greatest time stamp of the batches before it.
@@ -44,30 +108,92 @@ impl Segment {
         let path = Self::path(folder, base);
         let file = options().create(true).truncate(true).open(&path)?;
         File::open(folder)?.sync_all()?;
-        Ok(Self::empty(base, path, file))
+        Ok(Self::empty(base, path, &Arc::new(file)))
     }
 
     /// Opens a file and shows `visit` each batch header, with the batch itself if it is a control
-    /// batch. With `repair` (for the last segment) each checksum is verified and what follows the
-    /// last whole batch is cut off; without it, a file that does not end with a whole batch is an
-    /// error.
+    /// batch.
+    ///
+    /// What is damaged of what was `synced` is passed over: the file becomes several segments, with
+    /// holes between them. The first batch that is not whole behind that was torn by a crash; in
+    /// the last file that tail is cut off.
     pub(crate) fn open(
-        path: PathBuf,
-        base: i64,
-        repair: bool,
-        mut visit: impl FnMut(&Header, &[u8]),
-    ) -> io::Result<Self> {
-        let file = options().open(&path)?;
+        path: &Path,
+        limits: Limits,
+        visit: &mut impl FnMut(&Header, &[u8]),
+    ) -> io::Result<Opened> {
+        let file = options().open(path)?;
         let end = file.metadata()?.len();
-        let mut segment = Self::empty(base, path, file);
-        let file = Arc::clone(&segment.file);
-        let mut next = base;
+        let file = Arc::new(file);
+        let part = |base, start| Self {
+            start,
+            len: start,
+            file: Arc::clone(&file),
+            ..Self::empty(base, path.to_owned(), &file)
+        };
+        let mut opened = Opened::default();
+        let (mut segment, mut next) = (part(limits.base, 0), limits.base);
+        loop {
+            next = segment.walk(end, next, limits.verify, visit)?;
+            let at = segment.len;
+            if at >= limits.synced.len.min(end) {
+                break;
+            }
+            let Some((start, header)) = next_whole(&file, at + 1, end, next, limits.until)? else {
+                break;
+            };
+            let hole = Hole {
+                from: next,
+                to: header.base_offset,
+            };
+            report(path, at, hole);
+            opened.holes.push(hole);
+            next = header.base_offset;
+            let fresh = part(next, start);
+            opened.parts.push(std::mem::replace(&mut segment, fresh));
+        }
+        let at = segment.len;
+        opened.parts.push(segment);
+        let lost = if limits.last {
+            limits.synced.next
+        } else {
+            limits.until
+        };
+        if next < lost {
+            let hole = Hole {
+                from: next,
+                to: lost,
+            };
+            report(path, at, hole);
+            opened.holes.push(hole);
+        }
+        if limits.last {
+            if at < end {
+                let (path, bytes) = (path.display(), end - at);
+                tracing::warn!(%path, bytes, "cut a torn tail");
+                file.set_len(at)?;
+            }
+            // What survived in the page cache only is made durable before anyone reads it.
+            file.sync_all()?;
+            (&*file).seek(SeekFrom::Start(at))?;
+        }
+        Ok(opened)
+    }
+
+    /// Takes the whole batches from here on, and answers the offset after them.
+    fn walk(
+        &mut self,
+        end: u64,
+        mut next: i64,
+        verify: bool,
+        visit: &mut impl FnMut(&Header, &[u8]),
+    ) -> io::Result<i64> {
+        let file = Arc::clone(&self.file);
         let mut batch = Vec::new();
-        scan(&file, 0, end, |position, header| {
-            // The offset lies outside of the checksum. Gaps are left to compaction, which never
-            // touches the last segment.
-            let mut whole = header.base_offset == next || !repair && header.base_offset > next;
-            if whole && (repair || header.is_control()) {
+        scan(&file, self.len, end, |position, header| {
+            // The offset lies outside of the checksum.
+            let mut whole = header.base_offset == next;
+            if whole && (verify || header.is_control()) {
                 batch.resize(header.size, 0);
                 file.read_exact_at(&mut batch, position)?;
                 whole = header.is_intact(&batch);
@@ -76,33 +202,20 @@ impl Segment {
                 return Ok(ControlFlow::Break(()));
             }
             next = header.last_offset() + 1;
-            segment.note(header);
+            self.note(header);
             visit(header, &batch);
             Ok(ControlFlow::Continue(()))
         })?;
-        if segment.len < end {
-            if !repair {
-                let message = format!("damaged at byte {}", segment.len);
-                return Err(io::Error::new(io::ErrorKind::InvalidData, message));
-            }
-            let (path, bytes) = (segment.path.display(), end - segment.len);
-            tracing::warn!(%path, bytes, "cut a torn tail");
-            file.set_len(segment.len)?;
-        }
-        // What survived in the page cache only is made durable before anyone reads it.
-        if repair {
-            file.sync_all()?;
-        }
-        (&*file).seek(SeekFrom::Start(segment.len))?;
-        Ok(segment)
+        Ok(next)
     }
 
-    fn empty(base: i64, path: PathBuf, file: File) -> Self {
-        let (file, index) = (Arc::new(file), Vec::new());
+    fn empty(base: i64, path: PathBuf, file: &Arc<File>) -> Self {
+        let (file, index) = (Arc::clone(file), Vec::new());
         Self {
             base,
             path,
             file,
+            start: 0,
             len: 0,
             max_timestamp: i64::MIN,
             index,
@@ -159,7 +272,7 @@ impl Segment {
         after
             .checked_sub(1)
             .and_then(|at| self.index.get(at))
-            .map_or(0, |entry| entry.position)
+            .map_or(self.start, |entry| entry.position)
     }
 
     /// A position at or before the first batch with a time stamp of at least `time`.
@@ -168,8 +281,39 @@ impl Segment {
         after
             .checked_sub(1)
             .and_then(|at| self.index.get(at))
-            .map_or(0, |entry| entry.position)
+            .map_or(self.start, |entry| entry.position)
     }
+}
+
+/// First offsets of the segment files in a folder, in order.
+pub(crate) fn segments(folder: &Path) -> io::Result<Vec<i64>> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut bases = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name();
+        let base = name.to_str().and_then(|name| name.strip_suffix(".log"));
+        bases.extend(base.and_then(|base| base.parse::<i64>().ok()));
+    }
+    bases.sort_unstable();
+    Ok(bases)
+}
+
+/// Makes a folder and its parent, durably.
+pub(crate) fn create_folder(folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    for ancestor in folder.ancestors().skip(1).take(2) {
+        File::open(ancestor)?.sync_all()?;
+    }
+    Ok(())
+}
+
+fn report(path: &Path, byte: u64, Hole { from, to }: Hole) {
+    let path = path.display();
+    tracing::error!(%path, byte, from, to, "damaged: these offsets cannot be read");
 }
 
 fn options() -> OpenOptions {

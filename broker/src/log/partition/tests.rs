@@ -132,26 +132,118 @@ fn a_flipped_bit_in_the_last_segment_ends_the_log_there() {
     }
 }
 
-#[test]
-fn damage_before_the_last_segment_is_reported_and_nothing_is_cut() {
-    let disk = Disk::new();
-    let partition = disk.open(200);
+/// Base offsets that can be read, and the first offset of each damage on the way.
+fn read_around(partition: &Partition) -> (Vec<i64>, Vec<i64>) {
+    let end = partition.bounds().unwrap().high_watermark;
+    let (mut offset, mut bases, mut breaks) = (0, Vec::new(), Vec::new());
+    while offset < end {
+        match partition.read(offset, 1, Isolation::Uncommitted) {
+            Ok(fetched) => {
+                let header = Header::read(&fetched.batches).unwrap();
+                bases.push(header.base_offset);
+                offset = header.last_offset() + 1;
+            }
+            Err(error) => {
+                assert_eq!(error, ResponseError::CorruptMessage);
+                breaks.push(offset);
+                let whole = partition.whole_from(offset, Isolation::Uncommitted);
+                offset = whole.unwrap();
+            }
+        }
+    }
+    (bases, breaks)
+}
+
+/// Two records in each batch, three batches in each segment.
+fn six_batches(disk: &Disk) -> (PathBuf, Vec<u8>) {
+    let partition = disk.open(300);
     for _ in 0..6 {
-        append(&partition, &Sample::records(1));
+        append(&partition, &Sample::records(2));
+    }
+    let folder = disk.folder.path().join("0");
+    assert_eq!(segments(&folder).unwrap(), [0, 6]);
+    let first = Segment::path(&folder, 0);
+    let bytes = fs::read(&first).unwrap();
+    (first, bytes)
+}
+
+#[test]
+fn a_truncated_segment_is_a_hole_and_nothing_is_cut() {
+    let disk = Disk::new();
+    let (first, bytes) = six_batches(&disk);
+    let batch = bytes.len() / 3;
+    for (length, hole) in [(bytes.len() - 1, 4), (batch * 2, 4), (batch + 7, 2), (0, 0)] {
+        fs::write(&first, &bytes[..length]).unwrap();
+        let (bases, breaks) = read_around(&disk.open(300));
+        let expected: Vec<i64> = (0..hole).step_by(2).chain([6, 8, 10]).collect();
+        assert_eq!((bases, breaks), (expected, vec![hole]), "of {length} bytes");
+        assert_eq!(fs::metadata(&first).unwrap().len(), length as u64);
+    }
+}
+
+/// A byte of the middle batch is wrong, before the log is opened or while it is open: the two
+/// batches beside it are read, and no offset inside can be read as if nothing were missing.
+#[test]
+fn a_flipped_byte_costs_its_batch_alone() {
+    let disk = Disk::new();
+    let (first, bytes) = six_batches(&disk);
+    let batch = bytes.len() / 3;
+    // The leader's epoch is not looked at.
+    for at in (0..batch).filter(|at| !(12..16).contains(at)) {
+        let mut damaged = bytes.clone();
+        damaged[batch + at] ^= 0x10;
+        let open = disk.open(300);
+        fs::write(&first, &damaged).unwrap();
+        for partition in [open, disk.open(300)] {
+            let (bases, breaks) = read_around(&partition);
+            assert_eq!(
+                (bases, breaks),
+                (vec![0, 4, 6, 8, 10], vec![2]),
+                "byte {at}"
+            );
+            let inside = partition.read(3, 1, Isolation::Uncommitted).map(|_| ());
+            assert_eq!(inside, Err(ResponseError::CorruptMessage), "byte {at}");
+        }
+        fs::write(&first, &bytes).unwrap();
+    }
+}
+
+/// In the last segment, too, what was synced stays, and its offsets are not given again.
+#[test]
+fn damage_of_what_was_synced_is_no_torn_tail() {
+    let disk = Disk::new();
+    let partition = disk.open(1 << 20);
+    let mut sample = Sample::records(1);
+    sample.value = vec![7; 8 * 1024];
+    for _ in 0..7 {
+        append(&partition, &sample);
     }
     drop(partition);
-    let folder = disk.folder.path().join("0");
-    assert!(segments(&folder).unwrap().len() > 2);
-    let first = Segment::path(&folder, 0);
-    let length = fs::metadata(&first).unwrap().len();
-    OpenOptions::new()
-        .write(true)
-        .open(&first)
-        .unwrap()
-        .set_len(length - 1)
-        .unwrap();
-    assert!(disk.open_from(0, 200).is_err());
-    assert_eq!(fs::metadata(&first).unwrap().len(), length - 1);
+    let path = disk.last_segment();
+    let bytes = fs::read(&path).unwrap();
+    let batch = bytes.len() / 7;
+
+    let mut damaged = bytes.clone();
+    damaged[batch + 100] ^= 1;
+    fs::write(&path, &damaged).unwrap();
+    let partition = disk.open(1 << 20);
+    assert_eq!(read_around(&partition), (vec![0, 2, 3, 4, 5, 6], vec![1]));
+    assert_eq!(append(&partition, &sample).base_offset, 7);
+    drop(partition);
+    let again = disk.open(1 << 20);
+    assert_eq!(read_around(&again), (vec![0, 2, 3, 4, 5, 6, 7], vec![1]));
+    drop(again);
+
+    // Six were noted as synced.
+    fs::write(&path, &bytes[..batch * 3 + 5]).unwrap();
+    let partition = disk.open(1 << 20);
+    assert_eq!(append(&partition, &sample).base_offset, 8);
+    assert_eq!(read_around(&partition), (vec![0, 1, 2, 8], vec![3]));
+    drop(partition);
+    assert_eq!(
+        read_around(&disk.open(1 << 20)),
+        (vec![0, 1, 2, 8], vec![3])
+    );
 }
 
 #[test]
