@@ -70,7 +70,9 @@ pub(crate) fn scanner(config: &Config, partitions: usize) -> ClientConfig {
     let ahead = scan::ahead_kbytes(config, partitions);
     client
         .set("queued.max.messages.kbytes", ahead.to_string())
-        .set("queued.min.messages", "100000");
+        .set("queued.min.messages", "100000")
+        // An audit takes nothing for granted.
+        .set("check.crcs", "true");
     client
 }
 
@@ -337,6 +339,11 @@ pub(crate) fn is_fatal(error: &KafkaError) -> bool {
 /// Whether the coordinator has said that the group has moved on without this member.
 pub(crate) fn is_not_owner(error: &KafkaError) -> bool {
     code(error).map(classify) == Some(Class::NotOwner)
+}
+
+/// Whether records are damaged where they are kept.
+pub(crate) fn is_damage(error: &KafkaError) -> bool {
+    matches!(code(error), Some(Code::InvalidMessage | Code::BadMessage))
 }
 
 /// What a failed request to the log means: requests other than appends change nothing, or may be

@@ -42,6 +42,27 @@ pub enum LogError {
         /// The offset after the newest.
         end: i64,
     },
+    /// The log ends before an offset that it held when a scan was asked for: it was cut, or made
+    /// anew, meanwhile.
+    #[error(
+        "{partition}: the log ends at offset {end}, before {asked}, up to which it was to be read"
+    )]
+    EndsEarly {
+        /// Where.
+        partition: TopicPartition,
+        /// The offset up to which it was to be read.
+        asked: i64,
+        /// The offset after the newest.
+        end: i64,
+    },
+    /// The log holds records that are damaged, and cannot tell where whole ones go on.
+    #[error("{partition}-{offset}: damaged; read on behind it with a later offset")]
+    Damaged {
+        /// Where.
+        partition: TopicPartition,
+        /// The first offset that cannot be read.
+        offset: i64,
+    },
     /// These partitions belong to another member of the group by now. Nothing was committed.
     #[error("not the owner of {0:?}")]
     NotOwner(Vec<TopicPartition>),

@@ -13,12 +13,14 @@ use schemas::{Millis, Topics, UserId};
 use tokio::time::{Instant, sleep};
 
 use crate::client::{self, Client, Logging};
-use crate::scan::Range;
+use crate::scan::{Damage, Range};
 use crate::{
     Config, GroupConsumer, LogError, Producer, Reader, RecordRef, Scan, Start, TopicPartition,
     TransactionalProducer, topics,
 };
 
+/// Damages that are kept, at most.
+const DAMAGES: usize = 10_000;
 /// Between two attempts of a look-up.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
@@ -32,6 +34,8 @@ struct Inner {
     topics: Topics,
     /// One client for look-ups, made by the first.
     lookups: Mutex<Option<Arc<Client<Lookups>>>>,
+    /// What scans have found damaged.
+    damage: Mutex<Vec<Damage>>,
 }
 
 struct Lookups(BaseConsumer<Logging>);
@@ -50,6 +54,7 @@ impl Log {
             topics: Topics::new(&config.prefix),
             config,
             lookups: Mutex::default(),
+            damage: Mutex::default(),
         })))
     }
 
@@ -157,6 +162,22 @@ impl Log {
         P: FnMut(&RecordRef<'_>) -> Option<T>,
     {
         Scan::new(self, ranges, pick)
+    }
+
+    /// What scans have passed over so far because it is damaged, in the order in which it was found.
+    #[must_use]
+    pub fn damage(&self) -> Vec<Damage> {
+        let damage = self.0.damage.lock();
+        damage.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Keeps it once, and the first of them if there are very many.
+    pub(crate) fn note_damage(&self, found: Damage) {
+        let damage = self.0.damage.lock();
+        let mut damage = damage.unwrap_or_else(PoisonError::into_inner);
+        if damage.len() < DAMAGES && !damage.contains(&found) {
+            damage.push(found);
+        }
     }
 
     /// How many partitions a topic has; `None` if there is no such topic.

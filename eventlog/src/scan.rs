@@ -9,8 +9,10 @@
 //! What comes out is ordered by append time, then by the order in which the ranges were named; within
 //! a partition by offset. So two scans of the same ranges give the same sequence.
 
+mod lane;
+
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,14 +21,20 @@ use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::TopicPartitionListElem;
 use schemas::Millis;
 use tokio::time::Instant;
 
 use crate::client::{self, Client, Logging};
 use crate::{Config, Log, LogError, RecordRef, TopicPartition};
 
+pub use lane::Damage;
+use lane::Lane;
+
 /// Records that one call looks at per partition before it tells how far it came.
 const LOOK_AT: usize = 10_000;
+/// How often the same damage is met before a scan gives up.
+const TRIES: u32 = 20;
 /// How long one call waits for records.
 const WAIT: Duration = Duration::from_millis(50);
 
@@ -67,6 +75,7 @@ pub struct Progress {
 
 /// A scan. `pick` looks at each record where it was fetched and makes what is wanted of it.
 pub struct Scan<T, P> {
+    log: Log,
     queues: Client<Queues>,
     lanes: Vec<Lane<T>>,
     /// Lanes with a head, the oldest first.
@@ -75,8 +84,6 @@ pub struct Scan<T, P> {
     wanting: Vec<usize>,
     pick: P,
     records: u64,
-    patience: Duration,
-    request_timeout: Duration,
     last_heard: Instant,
     trouble: Option<String>,
 }
@@ -85,18 +92,6 @@ pub struct Scan<T, P> {
 struct Queues {
     lanes: Vec<Option<PartitionQueue<Logging>>>,
     consumer: Arc<BaseConsumer<Logging>>,
-}
-
-struct Lane<T> {
-    range: Range,
-    /// The next offset to look at.
-    next: i64,
-    head: Option<(i64, T)>,
-    /// What was fetched before the lane had a queue of its own.
-    early: VecDeque<(i64, Millis, Option<T>)>,
-    /// Has been at its end, where there is none.
-    caught_up: bool,
-    done: bool,
 }
 
 impl<T, P: FnMut(&RecordRef<'_>) -> Option<T>> Scan<T, P> {
@@ -121,14 +116,13 @@ impl<T, P: FnMut(&RecordRef<'_>) -> Option<T>> Scan<T, P> {
         };
         let wanting = (0..lanes.len()).filter(|at| !lanes[*at].done).collect();
         let mut scan = Self {
+            log: log.clone(),
             queues: Client::new(queues),
             lanes,
             heads: BinaryHeap::new(),
             wanting,
             pick,
             records: 0,
-            patience: log.config().startup_timeout,
-            request_timeout: log.config().request_timeout,
             last_heard: Instant::now(),
             trouble: None,
         };
@@ -140,7 +134,10 @@ impl<T, P: FnMut(&RecordRef<'_>) -> Option<T>> Scan<T, P> {
     ///
     /// # Errors
     /// [`LogError::OutOfRange`] if retention has removed what was to be read next;
-    /// [`LogError::Unavailable`] if nothing came for `startup_timeout` though something must.
+    /// [`LogError::Unavailable`] if nothing came for `startup_timeout` though something must;
+    /// [`LogError::EndsEarly`] if the log no longer reaches as far as it was to be read;
+    /// [`LogError::Damaged`] if it cannot be told where what is whole goes on. (Where it can, the
+    /// damage is passed over, and [`Log::damage`] tells of it.)
     /// [`Scan::positions`] tells where to go on.
     pub fn step(&mut self) -> Result<Step<T>, LogError> {
         if !self.wanting.is_empty() {
@@ -229,13 +226,25 @@ impl<T, P: FnMut(&RecordRef<'_>) -> Option<T>> Scan<T, P> {
     }
 
     fn give_up_in_time(&mut self) -> Result<(), LogError> {
-        if self.last_heard.elapsed() < self.patience || !self.must_wait() {
+        let patience = self.log.config().startup_timeout;
+        if self.last_heard.elapsed() < patience || !self.must_wait() {
             return Ok(());
+        }
+        let short = |at: &usize| {
+            let Lane { range, short, .. } = &self.lanes[*at];
+            Some(LogError::EndsEarly {
+                partition: range.partition.clone(),
+                asked: range.to?,
+                end: (*short)?,
+            })
+        };
+        if let Some(short) = self.wanting.iter().find_map(short) {
+            return Err(short);
         }
         let last = self.trouble.take();
         Err(LogError::Unavailable {
             doing: "reading",
-            reason: last.unwrap_or_else(|| format!("nothing came for {:?}", self.patience)),
+            reason: last.unwrap_or_else(|| format!("nothing came for {patience:?}")),
         })
     }
 
@@ -259,9 +268,11 @@ impl<T, P: FnMut(&RecordRef<'_>) -> Option<T>> Scan<T, P> {
         };
         for _ in 0..LOOK_AT {
             match queue.poll(wait) {
+                None if lane.short.is_some() => return self.at_end(at),
                 None => return Ok(()),
                 Some(Ok(message)) => {
                     let seen = RecordRef::fetched(&message);
+                    lane.note_damage(seen.offset, &self.log);
                     let picked = lane.look_at(&seen, &mut self.pick, &mut self.records);
                     lane.head = picked.map(|picked| (seen.offset, picked));
                     if lane.head.is_some() {
@@ -272,17 +283,79 @@ impl<T, P: FnMut(&RecordRef<'_>) -> Option<T>> Scan<T, P> {
                     }
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) => {
-                    // The end that committed records have now: not before the one asked for.
                     self.last_heard = Instant::now();
-                    lane.caught_up = true;
-                    lane.done = lane.range.to.is_some();
-                    lane.next = lane.range.to.unwrap_or(lane.next);
-                    return Ok(());
+                    return self.at_end(at);
                 }
+                Some(Err(error)) if client::is_damage(&error) => return self.pass_over(at),
                 Some(Err(error)) => return self.failed(Some(at), &error),
             }
         }
         Ok(())
+    }
+
+    /// The end that committed records have now. Behind the last one there may be offsets that hold
+    /// none; but the end cannot lie before the one that was asked for.
+    fn at_end(&mut self, at: usize) -> Result<(), LogError> {
+        let lane = &mut self.lanes[at];
+        let Some(to) = lane.range.to else {
+            lane.caught_up = true;
+            return Ok(());
+        };
+        let TopicPartition { topic, partition } = &lane.range.partition;
+        let timeout = self.log.config().request_timeout;
+        let bounds = (self.queues.consumer).fetch_watermarks(topic, *partition, timeout);
+        match bounds {
+            Ok((_, end)) if end >= to => {
+                lane.note_damage(to, &self.log);
+                (lane.done, lane.next) = (true, to);
+                Ok(())
+            }
+            // It may be a broker that has just taken over, and does not know all of it yet.
+            Ok((_, end)) => {
+                lane.short = Some(end);
+                Ok(())
+            }
+            Err(error) => {
+                lane.short = Some(lane.next);
+                self.failed(None, &error)
+            }
+        }
+    }
+
+    /// What comes next is damaged. The embedded broker tells where whole records go on; others
+    /// do not, but librdkafka goes on with what it has fetched.
+    fn pass_over(&mut self, at: usize) -> Result<(), LogError> {
+        let lane = &mut self.lanes[at];
+        let TopicPartition { topic, partition } = lane.range.partition.clone();
+        let often = match lane.damaged {
+            (next, often) if next == lane.next => often + 1,
+            _ => 1,
+        };
+        lane.damaged = (lane.next, often);
+        let asked = client::list([(
+            &lane.range.partition,
+            Offset::OffsetTail(lane.next.saturating_add(1)),
+        )]);
+        let timeout = self.log.config().request_timeout;
+        let whole = asked.and_then(|asked| self.queues.consumer.offsets_for_times(asked, timeout));
+        let whole = whole.map(|list| list.elements().first().map(TopicPartitionListElem::offset));
+        let to = lane.range.to.unwrap_or(i64::MAX);
+        match whole {
+            Ok(Some(Offset::Offset(whole))) if whole > lane.next => {
+                lane.note_damage(whole.min(to), &self.log);
+                lane.next = whole.min(to);
+                lane.done |= whole >= to;
+                let seek = Offset::Offset(lane.next);
+                let sought = (self.queues.consumer).seek(&topic, partition, seek, Duration::ZERO);
+                sought.or_else(|error| self.failed(None, &error))
+            }
+            _ if often > TRIES => Err(LogError::Damaged {
+                partition: lane.range.partition.clone(),
+                offset: lane.next,
+            }),
+            Err(error) => self.failed(None, &error),
+            Ok(_) => Ok(()),
+        }
     }
 
     /// Keeps a failure that may pass, and gives back any other.
@@ -307,7 +380,7 @@ impl<T, P: FnMut(&RecordRef<'_>) -> Option<T>> Scan<T, P> {
         let held = self.queues.consumer.fetch_watermarks(
             &partition.topic,
             partition.partition,
-            self.request_timeout,
+            self.log.config().request_timeout,
         );
         match held {
             Ok((beginning, end)) => LogError::OutOfRange {
@@ -329,45 +402,12 @@ impl<T, P: FnMut(&RecordRef<'_>) -> Option<T>> Scan<T, P> {
                 partition.partition == seen.partition && *partition.topic == *seen.topic
             });
             if let Some(lane) = lane {
+                lane.note_damage(seen.offset, &self.log);
                 let picked = lane.look_at(&seen, &mut self.pick, &mut self.records);
                 lane.early
                     .push_back((seen.offset, seen.append_time, picked));
             }
         }
-    }
-}
-
-impl<T> Lane<T> {
-    fn new(range: Range) -> Self {
-        Self {
-            next: range.from,
-            head: None,
-            early: VecDeque::new(),
-            caught_up: false,
-            done: range.to.is_some_and(|to| to <= range.from),
-            range,
-        }
-    }
-
-    /// Whether nothing more can come of it.
-    fn is_over(&self) -> bool {
-        self.done && self.early.is_empty()
-    }
-
-    fn look_at(
-        &mut self,
-        seen: &RecordRef<'_>,
-        pick: &mut impl FnMut(&RecordRef<'_>) -> Option<T>,
-        records: &mut u64,
-    ) -> Option<T> {
-        let to = self.range.to.unwrap_or(i64::MAX);
-        self.done |= seen.offset + 1 >= to;
-        if seen.offset >= to || seen.offset < self.next {
-            return None;
-        }
-        self.next = seen.offset + 1;
-        *records += 1;
-        pick(seen)
     }
 }
 

@@ -5,6 +5,7 @@ use eventlog::{Log, RecordRef};
 use schemas::ConnectionEvent;
 
 use crate::progress::Progress;
+use crate::{Incomplete, console};
 
 /// Gives everything that is picked to `each`, in order, and answers what has become of `state`.
 pub(crate) async fn fold<S, T>(
@@ -41,6 +42,25 @@ where
         Ok(state)
     };
     tokio::task::spawn_blocking(work).await?
+}
+
+/// Says on standard error what was damaged, and answers that what was told may lack something.
+///
+/// # Errors
+/// [`Incomplete`], if anything was.
+pub(crate) fn undamaged(log: &Log) -> Result<(), Incomplete> {
+    let damage = log.damage();
+    for damage in &damage {
+        console::note(damage);
+    }
+    if damage.is_empty() {
+        return Ok(());
+    }
+    let lacks = format!(
+        "the answer lacks what is damaged in {} places",
+        damage.len()
+    );
+    Err(Incomplete(lacks))
 }
 
 /// The event of a record of `connections`; `None` if it cannot be read.

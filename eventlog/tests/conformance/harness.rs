@@ -1,6 +1,7 @@
 //! Starts servers and makes what most cases need.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -50,6 +51,11 @@ impl Server {
     /// Where the embedded broker listens.
     pub(crate) fn address(&self) -> SocketAddr {
         self.brokers.parse().unwrap()
+    }
+
+    /// Where the embedded broker keeps its files.
+    pub(crate) fn data(&self) -> &Path {
+        self.embedded.as_ref().unwrap().1.path()
     }
 
     /// The Apache Kafka of the environment; without one, says that a case was not run.

@@ -69,10 +69,19 @@ cases! {
     scans::scans_come_in_time_order,
     scans::scans_without_an_end_follow,
     scans::a_scan_says_what_the_log_does_not_hold,
+    scans::a_scan_says_that_the_log_ends_early,
+    scans::clocks_that_jump_change_no_order,
     transactions::commit_outputs_with_offsets,
     transactions::show_nothing_of_what_was_aborted,
     transactions::refuse_partitions_of_others,
     transactions::fence_an_older_producer,
     transactions::fence_an_older_generation,
     transactions::count_each_output_once_across_a_hand_over,
+}
+
+/// What a file system or a disk does to the embedded broker's files.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scan_reads_around_damage_and_names_it() {
+    let server = harness::Server::embedded().await;
+    scans::damage_is_named_and_read_around(&server).await;
 }

@@ -1,14 +1,18 @@
 //! Reading ranges of partitions in one order.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use eventlog::scan::{Range, Step};
-use eventlog::{Commit, Log, LogError, RecordRef, TopicPartition};
+use eventlog::scan::{Damage, Range, Step};
+use eventlog::{Commit, Config, Log, LogError, RecordRef, TopicPartition};
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use schemas::{Millis, Position};
 use tokio::time::Instant;
 
 use crate::harness::{
-    PATIENCE, Server, ends_at, fill, notifications, read_all, record, sole_member,
+    PATIENCE, Server, created, ends_at, fill, fill_with, notifications, read_all, record,
+    sole_member,
 };
 
 type Seen = (Millis, Position, String);
@@ -155,4 +159,123 @@ pub(crate) async fn a_scan_says_what_the_log_does_not_hold(server: &Server) {
     assert_eq!(log.partitions_of(&place.topic).await.unwrap(), Some(3));
     let nothing = "no-such-topic".into();
     assert_eq!(log.partitions_of(&nothing).await.unwrap(), None);
+}
+
+/// As where a broker that lacked records has taken over: all that there is comes out, and then an
+/// error, never an end that looks like the one asked for.
+pub(crate) async fn a_scan_says_that_the_log_ends_early(server: &Server) {
+    let config = Config {
+        request_timeout: Duration::from_secs(5),
+        startup_timeout: Duration::from_secs(5),
+        ..server.config()
+    };
+    let log = created(config).await;
+    let place = notifications(&log, 1);
+    fill(&log, &place, 3).await;
+    let seen = std::sync::Arc::new(std::sync::atomic::AtomicI64::new(0));
+    let count = std::sync::Arc::clone(&seen);
+    let beyond = vec![range(&place, 0, 10)];
+    let error = scan(&log, beyond, move |record| {
+        count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Some(self::seen(record))
+    });
+    let Err(LogError::EndsEarly { asked, end, .. }) = error.await else {
+        panic!("it was cut short");
+    };
+    assert_eq!((asked, end), (10, 3));
+    assert_eq!(seen.load(std::sync::atomic::Ordering::Relaxed), 3);
+}
+
+/// Times that go back by years, and ahead of all others: within a partition the offset decides, and
+/// nothing is left out or told twice.
+pub(crate) async fn clocks_that_jump_change_no_order(server: &Server) {
+    let log = server.log().await;
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", &server.brokers)
+        .create()
+        .unwrap();
+    let places = [0, 1].map(|partition| notifications(&log, partition));
+    let now = crate::harness::wall_clock().0;
+    let year = 365 * 24 * 3_600_000_i64;
+    let times = [now, now - 20 * year, now + 1, 0, now - 1, now];
+    for place in &places {
+        for time in times {
+            let record: BaseRecord<'_, str, str> = BaseRecord::to(&place.topic)
+                .partition(place.partition)
+                .timestamp(time)
+                .payload("x");
+            producer.send(record).unwrap();
+        }
+    }
+    producer.flush(PATIENCE).unwrap();
+    let ranges = || vec![range(&places[0], 0, 6), range(&places[1], 0, 6)];
+    let all = scan(&log, ranges(), |record| Some(seen(record)))
+        .await
+        .unwrap();
+    for place in &places {
+        let own = all
+            .iter()
+            .filter(|(_, at, _)| at.partition == place.partition);
+        let own: Vec<(i64, i64)> = own.map(|(time, at, _)| (at.offset, time.0)).collect();
+        let expected: Vec<(i64, i64)> = (0..).zip(times).collect();
+        assert_eq!(own, expected);
+    }
+    let again = scan(&log, ranges(), |record| Some(seen(record))).await;
+    assert_eq!(again.unwrap(), all);
+}
+
+/// A byte is flipped in the middle of a segment, under a broker that runs.
+pub(crate) async fn damage_is_named_and_read_around(server: &Server) {
+    let log = server.log().await;
+    let place = notifications(&log, 0);
+    let producer = log.producer().unwrap();
+    // Each one in a batch of its own.
+    for _ in 0..3 {
+        fill_with(&producer, &place, 1).await;
+    }
+    for value in ["before", "the-damaged-one", "after"] {
+        producer
+            .append(record(&place, value))
+            .unwrap()
+            .await
+            .unwrap();
+    }
+    let segment = segment_with(server.data(), b"the-damaged-one").unwrap();
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let at = find(&bytes, b"the-damaged-one").unwrap();
+    bytes[at + 4] ^= 0x20;
+    std::fs::write(&segment, &bytes).unwrap();
+
+    let all = scan(&log, vec![range(&place, 0, 6)], |record| Some(seen(record)));
+    let all = all.await.unwrap();
+    let values: Vec<&str> = all.iter().map(|(.., value)| value.as_str()).collect();
+    assert_eq!(values, ["0", "0", "0", "before", "after"]);
+    let expected = Damage {
+        partition: place.clone(),
+        from: 4,
+        to: 5,
+    };
+    assert_eq!(log.damage(), [expected]);
+    assert!(log.damage()[0].to_string().contains("-0-4: damaged"));
+
+    // And where it is all that is asked for.
+    let only = scan(&log, vec![range(&place, 4, 5)], |record| Some(seen(record)));
+    assert_eq!(only.await.unwrap(), []);
+    assert_eq!(log.damage().len(), 1);
+}
+
+fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
+    bytes.windows(what.len()).position(|window| window == what)
+}
+
+/// The file below a folder that holds these bytes.
+fn segment_with(folder: &Path, what: &[u8]) -> Option<PathBuf> {
+    std::fs::read_dir(folder).unwrap().find_map(|entry| {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            return segment_with(&path, what);
+        }
+        let bytes = std::fs::read(&path).unwrap();
+        (path.extension()? == "log" && find(&bytes, what).is_some()).then_some(path)
+    })
 }

@@ -18,7 +18,7 @@ use schemas::{Position, Topics, UserId};
 use super::seals::{self, Found};
 use crate::moment::Place;
 use crate::settings::{self, Part};
-use crate::{Tampered, console};
+use crate::{Tampered, console, scanning};
 
 /// zstd's own default.
 const LEVEL: i32 = 3;
@@ -101,6 +101,7 @@ pub(super) async fn export(args: ExportArgs) -> anyhow::Result<()> {
         for range in ranges {
             records += write_range(&log, range, redact, &mut out)?;
         }
+        scanning::undamaged(&log).context("no archive is written of what is damaged")?;
         for (seal, _) in &seals {
             out.write_all(&Line::seal(seal).write()?)?;
         }

@@ -99,7 +99,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         .into_iter()
         .partition(|record| record.position.topic == topics.notifications);
     if requests.is_empty() && dead.is_empty() {
-        complete(&plan.removed)?;
+        complete(&log, &plan.removed)?;
         bail!("there is no such notification");
     }
     for request in &requests {
@@ -116,7 +116,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
             console::line(render::plain(line.as_bytes()))?;
         }
     }
-    complete(&plan.removed)
+    complete(&log, &plan.removed)
 }
 
 /// Folds presence as of the request's time.

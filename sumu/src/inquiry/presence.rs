@@ -77,13 +77,15 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         ));
     }
     args.print(&told)?;
-    complete(&plan.removed)
+    complete(&log, &plan.removed)
 }
 
-/// Says what the answer lacks: retention has removed a part of the log that it would rest on.
-pub(super) fn complete(removed: &[Removed]) -> anyhow::Result<()> {
+/// Says what the answer lacks: retention has removed a part of the log that it would rest on, or that
+/// is damaged.
+pub(super) fn complete(log: &Log, removed: &[Removed]) -> anyhow::Result<()> {
+    let undamaged = scanning::undamaged(log);
     if removed.is_empty() {
-        return Ok(());
+        return Ok(undamaged?);
     }
     let mut lacks = String::from("the answer may lack something: the log no longer holds what was");
     for (at, removed) in removed.iter().enumerate() {

@@ -153,6 +153,8 @@ impl Sealing {
             };
             let log = self.log.clone();
             let leaves = tokio::task::spawn_blocking(move || leaves(&log, range)).await??;
+            // A seal would say that there was nothing.
+            scanning::undamaged(&self.log).context("nothing damaged is sealed")?;
             let to = match leaves.last() {
                 Some((last, _)) if leaves.len() == MAX_RECORDS => last + 1,
                 _ => end,

@@ -90,7 +90,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let (mut timeline, mut printer, outcome) = told.await.context("reading the log")?;
     outcome?;
     printer.print(timeline.until(to))?;
-    complete(&plan.removed)
+    complete(&log, &plan.removed)
 }
 
 impl Args {

@@ -63,5 +63,5 @@ pub(super) async fn print(settings: Settings) -> anyhow::Result<()> {
         },
     );
     console::line(folding.await?.finish()?)?;
-    Ok(())
+    Ok(scanning::undamaged(&log)?)
 }

@@ -15,7 +15,7 @@ use eventlog::{Log, LogError, RecordRef};
 use tokio::time::Instant;
 
 use crate::progress::Progress;
-use crate::{Interrupted, console};
+use crate::{Interrupted, console, scanning};
 
 /// Bytes that are gathered before they are written.
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -78,7 +78,7 @@ fn print_here(read: &Read, stop: &AtomicBool) -> anyhow::Result<()> {
         Err(Failure::Output(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         Err(error) => Err(error.into()),
         Ok(()) if stop.load(Ordering::Relaxed) => Err(Interrupted.into()),
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(scanning::undamaged(&read.log)?),
     }
 }
 
