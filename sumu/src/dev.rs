@@ -2,6 +2,7 @@
 //!
 //! The roles are the same ones as on Kafka, and reach the broker through its port.
 
+pub(crate) mod control;
 pub(crate) mod folder;
 mod welcome;
 
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::roles::{self, boxed};
 use crate::settings::{self, Part, Settings, reachable};
 use crate::{RoleError, Usage, ended};
+use control::Control;
 use folder::Folder;
 use welcome::Welcome;
 
@@ -120,6 +122,14 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         .context("cannot fold the log into the store")?;
 
     let following = CancellationToken::new();
+    let control = Control {
+        log: log.clone(),
+        store: Arc::clone(&store),
+        timings: settings.timings,
+    };
+    if let Err(error) = control.serve(&args.data, following.clone()) {
+        tracing::warn!(%error, "no command can ask this process: `sumu store --data` will fail");
+    }
     let edges = Edges::follow(&log, following.clone()).await?;
     let health = Health::new();
     let part = health.component("log");

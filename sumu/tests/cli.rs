@@ -6,6 +6,8 @@
 mod lost;
 #[path = "cli/replay.rs"]
 mod replay;
+#[path = "cli/store.rs"]
+mod store;
 
 use std::net::TcpListener;
 use std::path::Path;

@@ -1,0 +1,215 @@
+//! Compares a store with what the log says, and folds the log into it.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use audit::plan::Removed;
+use audit::{Ask, Difference, Plan, Rows, Selection, history};
+use eventlog::{Log, Start, TopicPartition};
+use presence::processor::{Outputs, Partition, Restart};
+use runtime::{Clock, Timings};
+use schemas::presence::Transition;
+use schemas::{ConnectionEvent, Millis, PresenceEvent};
+use serde::{Deserialize, Serialize};
+use store::{ConnectionStore, Mutation};
+
+use crate::{Differs, Incomplete, console, scanning};
+
+/// Users that are looked up at once.
+const USERS_AT_ONCE: usize = 256;
+/// How often what differs is looked at again: traffic goes on between the log's end and the look.
+const LOOKS: usize = 5;
+
+/// What a look at a store has come to, to be told by whoever asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Verdict {
+    /// What the answer lacks, and other things beside it.
+    notes: Vec<String>,
+    /// What differs.
+    differences: Vec<String>,
+    /// Users whose rows were compared.
+    users: usize,
+    /// Whether something of the log is damaged.
+    incomplete: Option<String>,
+}
+
+impl Verdict {
+    /// Prints it.
+    ///
+    /// # Errors
+    /// [`Differs`], or [`Incomplete`].
+    pub(crate) fn tell(self) -> anyhow::Result<()> {
+        self.notes.iter().for_each(console::note);
+        for difference in &self.differences {
+            if !console::line(difference)? {
+                break;
+            }
+        }
+        if !self.differences.is_empty() {
+            return Err(Differs(self.differences.len()).into());
+        }
+        let users = self.users;
+        console::line(format_args!("{users} users: the store is as the log says"))?;
+        match self.incomplete {
+            Some(lacks) => Err(Incomplete(lacks).into()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Folds the log into a store, and verifies it. No event is appended.
+pub(crate) async fn rebuild(
+    log: &Log,
+    store: &dyn ConnectionStore,
+    timings: Timings,
+) -> anyhow::Result<Verdict> {
+    let rebuilt = Box::pin(presence::rebuild(log, store, &timings, Clock::system())).await?;
+    let mut verdict = verify(log, store, timings).await?;
+    let folded = format!(
+        "folded {} records of connections and {} of presence",
+        rebuilt.connection_records, rebuilt.presence_records
+    );
+    verdict.notes.insert(0, folded);
+    Ok(verdict)
+}
+
+/// Finds what stays different while it is looked at again and again.
+pub(crate) async fn verify(
+    log: &Log,
+    store: &dyn ConnectionStore,
+    timings: Timings,
+) -> anyhow::Result<Verdict> {
+    let mut look = look(log, store, timings).await?;
+    for _ in 1..LOOKS {
+        if look.differences.is_empty() {
+            break;
+        }
+        // What was written since is no difference; one that stays is.
+        tokio::time::sleep(timings.heartbeat).await;
+        let again = self::look(log, store, timings).await?;
+        let before = std::mem::replace(&mut look, again).differences;
+        (look.differences).retain(|difference| before.contains(difference));
+    }
+    let mut notes = Vec::new();
+    for Removed {
+        partition,
+        beginning,
+    } in &look.removed
+    {
+        notes.push(format!(
+            "{partition}: retention has removed what was before offset {beginning}"
+        ));
+    }
+    let damage = log.damage();
+    notes.extend(damage.iter().map(ToString::to_string));
+    let incomplete = (!damage.is_empty())
+        .then(|| "the log is damaged: the answer may lack something".to_owned());
+    Ok(Verdict {
+        notes,
+        differences: look.differences.iter().map(ToString::to_string).collect(),
+        users: look.users,
+        incomplete,
+    })
+}
+
+struct Look {
+    differences: Vec<Difference>,
+    removed: Vec<Removed>,
+    users: usize,
+}
+
+async fn look(log: &Log, store: &dyn ConnectionStore, timings: Timings) -> anyhow::Result<Look> {
+    let now = Clock::system().now();
+    let (rows, removed) = expected(log, timings, now)
+        .await
+        .context("reading the log")?;
+    let users = rows.users();
+    let mut differences = Vec::new();
+    for some in users.chunks(USERS_AT_ONCE) {
+        let connections = store.connections(some).await?;
+        let presence = store.presence(some).await?;
+        let now = Clock::system().now();
+        differences.extend(rows.compare(some, connections, presence, now));
+    }
+    Ok(Look {
+        differences,
+        removed,
+        users: users.len(),
+    })
+}
+
+/// What the log says must be in the store by now.
+async fn expected(
+    log: &Log,
+    timings: Timings,
+    now: Millis,
+) -> anyhow::Result<(Rows, Vec<Removed>)> {
+    let rules = history::rules(timings.connection_ttl, timings.presence_grace);
+    let topics = log.topics();
+    let ask = |topic: &Arc<str>, from| Ask {
+        topics: vec![Arc::clone(topic)],
+        partitions: vec![],
+        from,
+        to: Some(Start::End),
+        selection: Selection::default(),
+        resume: None,
+    };
+    // Presence first, so that what it says is no younger than the connections.
+    let presence = Plan::make(log, &ask(&topics.presence, Start::Beginning)).await?;
+    let since = Start::Time(history::reads_from(now, &rules));
+    let connections = Plan::make(log, &ask(&topics.connections, since)).await?;
+
+    let rows = scanning::fold(
+        log,
+        presence.ranges,
+        Rows::default(),
+        |record| transition(record.value?),
+        |rows: &mut Rows, transition| rows.apply(Mutation::Presence((&transition).into())),
+    )
+    .await?;
+    let topic = Arc::clone(&topics.connections);
+    let folds: Vec<(TopicPartition, Partition)> = Vec::new();
+    let (rows, _folds) = scanning::fold(
+        log,
+        connections.ranges,
+        (rows, folds),
+        |record| {
+            let event = scanning::event(record);
+            Some((record.partition, record.offset, record.append_time, event))
+        },
+        move |(rows, folds), record| fold(rows, folds, &topic, rules, &record),
+    )
+    .await?;
+    Ok((rows, connections.removed))
+}
+
+fn transition(value: &[u8]) -> Option<Transition> {
+    PresenceEvent::decode(value).ok().map(|event| event.message)
+}
+
+fn fold(
+    rows: &mut Rows,
+    folds: &mut Vec<(TopicPartition, Partition)>,
+    topic: &Arc<str>,
+    rules: presence::processor::Rules,
+    (partition, offset, time, event): &(i32, i64, Millis, Option<ConnectionEvent>),
+) {
+    let place = TopicPartition::new(Arc::clone(topic), *partition);
+    let known = folds.iter().position(|(of, _)| *of == place);
+    let at = known.unwrap_or_else(|| {
+        let restart = Restart {
+            from: *offset,
+            log_time: *time,
+        };
+        let fold = Partition::new(Arc::clone(topic), *partition, rules, Some(restart));
+        folds.push((place, fold));
+        folds.len() - 1
+    });
+    let mut outputs = Outputs::default();
+    if let Some((_, fold)) = folds.get_mut(at) {
+        fold.apply(*offset, *time, event.as_ref(), &mut outputs);
+    }
+    for mutation in outputs.mutations {
+        rows.apply(mutation);
+    }
+}
