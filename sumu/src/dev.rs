@@ -1,6 +1,7 @@
 //! Runs everything in one process, with an embedded broker and a store in memory: `sumu dev`.
 //!
-//! The roles are the same ones as on Kafka, and reach the broker through its port.
+//! The roles are the same ones as on Kafka, and reach the broker through its port. `--brokers` puts Kafka
+//! in the embedded broker's place; the store stays in memory, and is folded from the log at each start.
 
 pub(crate) mod control;
 pub(crate) mod folder;
@@ -10,6 +11,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use broker::Broker;
@@ -42,6 +44,10 @@ pub(crate) struct Args {
     /// Address of the broker, for any Kafka client [default: 127.0.0.1:9092].
     #[arg(long, value_name = "HOST:PORT")]
     broker_listen: Option<SocketAddr>,
+    /// Kafka that is there already, comma-separated, in place of the embedded broker. No other edge, presence
+    /// or pusher may work on the same topics: the store is this process' own.
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "broker_listen")]
+    brokers: Option<String>,
     /// The secret of tokens; one is made and kept in the data folder otherwise.
     #[arg(long, value_name = "TEXT")]
     hs256_secret: Option<Secret>,
@@ -93,6 +99,9 @@ impl Args {
                 layers = layers.flag(flag, key, address.to_string());
             }
         }
+        if let Some(brokers) = &self.brokers {
+            layers = layers.flag("--brokers", "log.brokers", brokers.as_str());
+        }
         if let Some(secret) = &self.hs256_secret {
             layers = layers.flag(
                 "--hs256-secret",
@@ -108,9 +117,15 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let folder = Folder::open(&args.data)?;
     let settings = args.load(&folder)??;
     let telemetry = telemetry::init(&settings.telemetry, "sumu", "dev")?;
-    let broker = start_broker(&settings).await?;
     let mut log = settings.log.clone();
-    log.brokers = reachable(broker.address()).to_string();
+    let broker = match args.brokers {
+        Some(_) => None,
+        None => Some(start_broker(&settings).await?),
+    };
+    if let Some(broker) = &broker {
+        log.brokers = reachable(broker.address()).to_string();
+    }
+    let brokers = log.brokers.clone();
     let log = Log::new(log)?;
     log.create_topics().await?;
 
@@ -152,7 +167,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let welcome = Welcome {
         listen: reachable(address),
         socket: settings.ingest.socket_url(reachable(address)),
-        brokers: reachable(broker.address()),
+        brokers,
         data: args.data,
         secret: settings.ingest.auth.hs256_secret.clone(),
         open: !address.ip().is_loopback(),
@@ -161,15 +176,20 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let result = stages.run().await.map_err(ended);
     greeting.abort();
     following.cancel();
-    let limit = settings.shutdown.rest;
+    if let Some(broker) = broker {
+        stop_broker(broker, settings.shutdown.rest).await;
+    }
+    roles::finish(telemetry, &settings).await;
+    result
+}
+
+async fn stop_broker(broker: Broker, limit: Duration) {
     if tokio::time::timeout(limit, broker.shutdown())
         .await
         .is_err()
     {
         tracing::warn!(?limit, "the broker took too long to close its files");
     }
-    roles::finish(telemetry, &settings).await;
-    result
 }
 
 async fn start_broker(settings: &Settings) -> anyhow::Result<Broker> {

@@ -156,6 +156,7 @@ async fn wrong_usage_exits_with_2() {
         &["replay", "--from", "soon"],
         &["replay", "presence", "--from", "sumu.connections-0-1"],
         &["replay", "--follow", "--to", "10m"],
+        &["dev", "--brokers", "a:1", "--broker-listen", "127.0.0.1:1"],
     ] {
         let told = output(&mut sumu(args)).await;
         assert_eq!(told.status.code(), Some(2), "{told:?}");

@@ -17,7 +17,8 @@ pub(super) struct Welcome {
     pub(super) listen: SocketAddr,
     /// The socket's URL.
     pub(super) socket: String,
-    pub(super) brokers: SocketAddr,
+    /// Where Kafka clients connect.
+    pub(super) brokers: String,
     pub(super) data: PathBuf,
     pub(super) secret: Option<Secret>,
     /// Whether other machines can reach it.
@@ -47,7 +48,7 @@ impl Welcome {
         } = self;
         let data = data.display();
         let token = self.token();
-        let elsewhere = match brokers.to_string().as_str() {
+        let elsewhere = match brokers.as_str() {
             "127.0.0.1:9092" => String::new(),
             other => format!(" --brokers {other}"),
         };

@@ -16,9 +16,17 @@ use crate::judge::Place;
 pub(crate) struct Dev {
     dir: TempDir,
     listen: u16,
-    broker: u16,
+    brokers: Brokers,
     settings: Vec<(&'static str, &'static str)>,
     child: Child,
+}
+
+/// Where its log is.
+enum Brokers {
+    /// In the process, on this port.
+    Embedded(u16),
+    /// On Kafka at that address, with a topic prefix of its own.
+    Kafka(String, String),
 }
 
 impl Dev {
@@ -29,13 +37,23 @@ impl Dev {
 
     /// The same, with more environment variables.
     pub(crate) async fn start_with(settings: &[(&'static str, &'static str)]) -> Self {
+        Self::begin(Brokers::Embedded(free_port()), settings).await
+    }
+
+    /// The same on a Kafka that is there, without a broker of its own.
+    pub(crate) async fn start_on(kafka: String) -> Self {
+        let prefix = format!("dev{}x{}.", std::process::id(), free_port());
+        Self::begin(Brokers::Kafka(kafka, prefix), &[]).await
+    }
+
+    async fn begin(brokers: Brokers, settings: &[(&'static str, &'static str)]) -> Self {
         let dir = TempDir::new().unwrap();
-        let (listen, broker) = (free_port(), free_port());
-        let child = spawn(&dir, listen, broker, settings);
+        let listen = free_port();
+        let child = spawn(&dir, listen, &brokers, settings);
         let dev = Self {
             dir,
             listen,
-            broker,
+            brokers,
             settings: settings.to_vec(),
             child,
         };
@@ -47,7 +65,7 @@ impl Dev {
     pub(crate) async fn kill_and_restart(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        self.child = spawn(&self.dir, self.listen, self.broker, &self.settings);
+        self.child = spawn(&self.dir, self.listen, &self.brokers, &self.settings);
         self.wait_ready().await;
     }
 
@@ -84,14 +102,25 @@ impl Dev {
     }
 
     pub(crate) fn brokers(&self) -> String {
-        format!("127.0.0.1:{}", self.broker)
+        match &self.brokers {
+            Brokers::Embedded(port) => format!("127.0.0.1:{port}"),
+            Brokers::Kafka(brokers, _) => brokers.clone(),
+        }
+    }
+
+    /// A topic's full name.
+    pub(crate) fn topic(&self, rest: &str) -> String {
+        match &self.brokers {
+            Brokers::Embedded(_) => format!("sumu.{rest}"),
+            Brokers::Kafka(_, prefix) => format!("{prefix}{rest}"),
+        }
     }
 
     /// As applications see it.
     pub(crate) fn place(&self, timings: Timings) -> Place {
         Place {
             brokers: self.brokers(),
-            prefix: "sumu.".into(),
+            prefix: self.topic(""),
             partitions: 12,
             timings,
             http: self.http(),
@@ -121,18 +150,27 @@ impl Drop for Dev {
     }
 }
 
-fn spawn(dir: &TempDir, listen: u16, broker: u16, settings: &[(&str, &str)]) -> Child {
+fn spawn(dir: &TempDir, listen: u16, brokers: &Brokers, settings: &[(&str, &str)]) -> Child {
     let log = std::fs::OpenOptions::new()
         .create(true)
         .append(true)
         .open(dir.path().join("log"))
         .unwrap();
-    Command::new(env!("CARGO_BIN_EXE_sumu"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sumu"));
+    command
         .arg("dev")
         .arg("--data")
         .arg(dir.path().join("data"))
-        .args(["--listen", &format!("127.0.0.1:{listen}")])
-        .args(["--broker-listen", &format!("127.0.0.1:{broker}")])
+        .args(["--listen", &format!("127.0.0.1:{listen}")]);
+    match brokers {
+        Brokers::Embedded(port) => command.args(["--broker-listen", &format!("127.0.0.1:{port}")]),
+        Brokers::Kafka(brokers, prefix) => command
+            .args(["--brokers", brokers])
+            .env("SUMU__LOG__PREFIX", prefix)
+            .env("SUMU__PRESENCE__GROUP", format!("{prefix}presence"))
+            .env("SUMU__PUSHER__GROUP", format!("{prefix}pusher")),
+    };
+    command
         .env("SUMU__LOG__CHECK_INTERVAL", "200ms")
         .envs(settings.iter().copied())
         .stdin(Stdio::null())

@@ -1,4 +1,4 @@
-//! Runs the embedded default and kills it: nothing acknowledged is lost and presence comes right.
+//! Runs `sumu dev`, with its own broker and on Kafka, and kills it: nothing acknowledged is lost and presence comes right.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +7,7 @@ use runtime::Timings;
 use tokio::time::Instant;
 
 use crate::check::{Produced, Target};
+use crate::cluster::Servers;
 use crate::dev::Dev;
 use crate::device::{Command, Device, Shared};
 use crate::judge::Judge;
@@ -17,7 +18,25 @@ const USERS: usize = 20;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_dev_loses_nothing_acknowledged() {
-    let mut dev = Dev::start().await;
+    loses_nothing_acknowledged(Dev::start().await).await;
+}
+
+/// The same without the embedded broker: the log outlives the process, and the store is folded from it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_dev_on_kafka_loses_nothing_acknowledged() {
+    let Some(servers) = Servers::from_env() else {
+        eprintln!("not run: SUMU_TEST_KAFKA and SUMU_TEST_CQL name no servers");
+        return;
+    };
+    let dev = Dev::start_on(servers.kafka).await;
+    assert!(
+        !dev.data().join("broker").exists(),
+        "it has a broker of its own"
+    );
+    loses_nothing_acknowledged(dev).await;
+}
+
+async fn loses_nothing_acknowledged(mut dev: Dev) {
     let journal = Shared::default();
     let names: Vec<String> = (0..USERS).map(|i| format!("user-{i}")).collect();
     let start = |name: &String| {
@@ -44,7 +63,7 @@ async fn a_killed_dev_loses_nothing_acknowledged() {
     .await;
 
     let producer = Producer::new(&dev.brokers());
-    let mut produced = notify(&producer, &names, 0).await;
+    let mut produced = notify(&dev, &producer, &names, 0).await;
     for (i, device) in devices.iter().enumerate() {
         let action = if i % 2 == 0 { "send" } else { "publish" };
         device
@@ -59,7 +78,7 @@ async fn a_killed_dev_loses_nothing_acknowledged() {
     })
     .await;
     let (late, vanish) = tokio::join!(
-        notify(&producer, &names, 1_000),
+        notify(&dev, &producer, &names, 1_000),
         ghost.tell(Command::Vanish)
     );
     produced.extend(late);
@@ -75,24 +94,29 @@ async fn a_killed_dev_loses_nothing_acknowledged() {
             == USERS
     })
     .await;
-    produced.extend(notify(&producer, &names, 2_000).await);
+    produced.extend(notify(&dev, &producer, &names, 2_000).await);
 
     until("nothing is owed", || {
         check::owed(&journal.lock().unwrap(), &produced).is_empty()
     })
     .await;
     check::in_order_and_once(&journal.lock().unwrap(), &produced);
-    let messages = Consumed::start(
-        &dev.brokers(),
-        "late-worker",
-        &["sumu.messages.send", "sumu.messages.publish"],
-    );
-    until("every message is there", || messages.all().len() == USERS).await;
-    check::acked_is_logged(&journal.lock().unwrap(), &messages.all());
+    messages_are_logged(&dev, &journal).await;
     presence_comes_right(&dev, &devices).await;
 }
 
-async fn notify(producer: &Producer, names: &[String], from: u64) -> Vec<Produced> {
+async fn messages_are_logged(dev: &Dev, journal: &Shared) {
+    let messages = Consumed::start(
+        &dev.brokers(),
+        &dev.topic("late-worker"),
+        &[&dev.topic("messages.send"), &dev.topic("messages.publish")],
+    );
+    until("every message is there", || messages.all().len() == USERS).await;
+    check::acked_is_logged(&journal.lock().unwrap(), &messages.all());
+}
+
+async fn notify(dev: &Dev, producer: &Producer, names: &[String], from: u64) -> Vec<Produced> {
+    let topic = dev.topic("notifications");
     let mut produced = Vec::new();
     for i in 0..30_u64 {
         let user = names[usize::try_from(i).unwrap() % names.len()].clone();
@@ -108,9 +132,7 @@ async fn notify(producer: &Producer, names: &[String], from: u64) -> Vec<Produce
             },
         };
         let (n, at) = (from + i, Instant::now());
-        let (partition, offset) = producer
-            .send("sumu.notifications", Some(&target.request(n)))
-            .await;
+        let (partition, offset) = producer.send(&topic, Some(&target.request(n))).await;
         produced.push(Produced {
             n,
             at,
@@ -123,7 +145,11 @@ async fn notify(producer: &Producer, names: &[String], from: u64) -> Vec<Produce
 }
 
 async fn presence_comes_right(dev: &Dev, devices: &[Device]) {
-    let presence = Consumed::start(&dev.brokers(), "late-watcher", &["sumu.presence"]);
+    let presence = Consumed::start(
+        &dev.brokers(),
+        &dev.topic("late-watcher"),
+        &[&dev.topic("presence")],
+    );
     let ends = |status: &str, users: usize| {
         let events = check::alternating(&presence.all());
         let of = |name: &str| events.get(name).and_then(|e| e.last().copied());

@@ -1,7 +1,7 @@
 //! Runs the whole system as its users do: real processes, real sockets, a real log.
 //!
-//! `guarantees`, `at_size`, `compose`, `startup`, `identity`, `presence` and `rights` need Kafka and a CQL
-//! server; the others run on `sumu dev` alone.
+//! `guarantees`, `at_size`, `compose`, `startup`, `identity`, `presence`, `rights` and one test of
+//! `embedded` need Kafka and a CQL server; the others run on `sumu dev` alone.
 
 #![expect(
     clippy::unwrap_used,
