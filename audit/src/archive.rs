@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   {"archive":"sumu","version":1,…}
+//!   {"contents":"…","signature":"…"}                                                           if whoever made it had the key
 //!   {"topic":…,"partition":…,"offset":…,"append_time":…,"key":…,"headers":[[…,…]],"value":…}   by topic, partition, offset
 //!   {"seal":"…","signature":"…"}                                                               by number
 //! ```
@@ -9,12 +10,22 @@
 //! Bytes that are not UTF-8 are base64, under a name that says so. A payload that was erased is
 //! there as its hash.
 
+pub mod check;
+mod contents;
+pub mod file;
+mod table;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use eventlog::RecordRef;
 use schemas::{Millis, Topics};
 use serde::{Deserialize, Serialize};
 
+pub use check::{Checking, Found, Opening};
+pub use contents::Contents;
+pub use table::{Table, TableError};
+
+use crate::seal::chain::ChainError;
 use crate::seal::{Hash, Leaf, Payload, Seal, Statement};
 use crate::selection::Selection;
 
@@ -44,6 +55,19 @@ pub struct Covered {
     pub to: i64,
 }
 
+impl Head {
+    /// Of an archive that is made now, in this version's form.
+    #[must_use]
+    pub fn new(made_at: Millis, ranges: Vec<Covered>) -> Self {
+        Self {
+            archive: "sumu".into(),
+            version: VERSION,
+            made_at,
+            ranges,
+        }
+    }
+}
+
 impl Covered {
     /// Whether that seal's range is in it.
     #[must_use]
@@ -61,6 +85,13 @@ impl Covered {
 pub enum Line {
     /// The first.
     Head(Head),
+    /// The second: [`Contents`] as text, and the signature in base64.
+    Contents {
+        /// Its bytes.
+        contents: String,
+        /// Ed25519 over them.
+        signature: String,
+    },
     /// A record.
     Record(Box<Archived>),
     /// A seal: its statement as text, and the signature in base64.
@@ -114,6 +145,18 @@ pub enum ArchiveError {
     /// It holds base64 that is none.
     #[error("base64 that cannot be read")]
     Base64,
+    /// It is of a form that this version does not know.
+    #[error("not an archive of sumu, or one of a later version")]
+    Version,
+    /// A seal does not follow the one before it.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    /// What it holds is not what was signed.
+    #[error("the archive is not as it was made: {0}")]
+    Contents(&'static str),
+    /// A table of records cannot be read or written.
+    #[error(transparent)]
+    Table(#[from] TableError),
 }
 
 /// The form that this version writes and reads.
@@ -141,15 +184,13 @@ impl Text {
 }
 
 impl Line {
-    /// The first line of an archive.
+    /// What the archive holds, signed.
     #[must_use]
-    pub fn head(made_at: Millis, ranges: Vec<Covered>) -> Self {
-        Self::Head(Head {
-            archive: "sumu".into(),
-            version: VERSION,
-            made_at,
-            ranges,
-        })
+    pub fn contents(signed: &Seal) -> Self {
+        Self::Contents {
+            contents: String::from_utf8_lossy(&signed.statement).into_owned(),
+            signature: signed.signature_text(),
+        }
     }
 
     /// A seal's line. A statement is UTF-8, or it could not have been opened.
@@ -250,12 +291,17 @@ impl Archived {
     /// # Errors
     /// [`ArchiveError::Base64`].
     pub fn is_picked(&self, selection: &Selection, topics: &Topics) -> Result<bool, ArchiveError> {
+        Ok(selection.matches(topics, &self.to_record()?.view()))
+    }
+
+    /// The record, as far as it is still there.
+    fn to_record(&self) -> Result<eventlog::Record, ArchiveError> {
         let mut headers = schemas::Headers::new();
         for (name, value) in &self.headers {
             headers.push(name.clone(), value.bytes()?);
         }
         let bytes = |text: &Option<Text>| text.as_ref().map(Text::bytes).transpose();
-        let record = eventlog::Record {
+        Ok(eventlog::Record {
             position: schemas::Position {
                 topic: self.topic.as_str().into(),
                 partition: self.partition,
@@ -265,89 +311,9 @@ impl Archived {
             key: bytes(&self.key)?.map(Into::into),
             value: bytes(&self.value)?.map(Into::into),
             headers,
-        };
-        Ok(selection.matches(topics, &record.view()))
+        })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-    use eventlog::Record;
-    use proptest::prelude::*;
-    use schemas::{Headers, Position};
-
-    use super::*;
-    use crate::seal::hash::leaf_of;
-
-    fn record(key: Option<Vec<u8>>, value: Option<Vec<u8>>, header: Vec<u8>) -> Record {
-        let mut headers = Headers::new();
-        headers.push("x", header.clone());
-        headers.push("x", Bytes::from(header));
-        Record {
-            position: Position {
-                topic: "sumu.messages.send".into(),
-                partition: 1,
-                offset: 9,
-            },
-            append_time: Millis(77),
-            key: key.map(Bytes::from),
-            value: value.map(Bytes::from),
-            headers,
-        }
-    }
-
-    fn again(line: &Line) -> Line {
-        let bytes = line.write().unwrap();
-        assert_eq!(bytes.iter().filter(|byte| **byte == b'\n').count(), 1);
-        Line::read(&bytes).unwrap()
-    }
-
-    #[test]
-    fn a_head_and_a_seal_are_read_back() {
-        let covered = Covered {
-            topic: "t".into(),
-            partition: 0,
-            from: 1,
-            to: 2,
-        };
-        let head = Line::head(Millis(5), vec![covered]);
-        assert_eq!(again(&head), head);
-        let seal = Line::seal(&Seal {
-            statement: b"{\"a\":\"\\n\"}".to_vec(),
-            signature: vec![0xff; 64],
-        });
-        assert_eq!(again(&seal), seal);
-        assert!(Line::read(b"{\"topic\":\"x\"}").is_err());
-    }
-
-    #[test]
-    fn what_is_erased_keeps_its_leaf() {
-        let record = record(None, Some(b"secret".to_vec()), vec![]);
-        let leaf = leaf_of(&record.view());
-        let mut archived = Archived::of(&record.view(), false);
-        assert!(archived.erase().unwrap());
-        assert!(!archived.erase().unwrap());
-        assert_eq!(archived, Archived::of(&record.view(), true));
-        let line = Line::Record(Box::new(archived.clone())).write().unwrap();
-        assert!(!String::from_utf8(line).unwrap().contains("secret"));
-        assert_eq!(archived.leaf().unwrap(), leaf);
-    }
-
-    proptest! {
-        #[test]
-        fn any_record_is_read_back_with_its_leaf(
-            key in prop::option::of(prop::collection::vec(any::<u8>(), 0..9)),
-            value in prop::option::of(prop::collection::vec(any::<u8>(), 0..30)),
-            header in prop::collection::vec(any::<u8>(), 0..9),
-            redact in any::<bool>(),
-        ) {
-            let record = record(key, value, header);
-            let line = Line::Record(Box::new(Archived::of(&record.view(), redact)));
-            let Line::Record(read) = again(&line) else {
-                panic!("no record");
-            };
-            prop_assert_eq!(read.leaf().unwrap(), leaf_of(&record.view()));
-        }
-    }
-}
+mod tests;

@@ -132,12 +132,16 @@ impl SigningKey {
     /// # Errors
     /// [`SealError::Statement`], which a statement made here cannot be.
     pub fn seal(&self, statement: &Statement) -> Result<Seal, SealError> {
-        let statement = serde_json::to_vec(statement)?;
+        Ok(self.sign(serde_json::to_vec(statement)?))
+    }
+
+    /// Signs any text.
+    pub(crate) fn sign(&self, statement: Vec<u8>) -> Seal {
         let signature = self.0.sign(&statement).as_ref().to_vec();
-        Ok(Seal {
+        Seal {
             statement,
             signature,
-        })
+        }
     }
 }
 
@@ -146,6 +150,12 @@ impl PublicKey {
     #[must_use]
     pub fn fingerprint(&self) -> Hash {
         Hash::of(&self.0.0)
+    }
+
+    /// Whether the signature is of those bytes, by this key.
+    pub(crate) fn has_signed(&self, seal: &Seal) -> bool {
+        let key = UnparsedPublicKey::new(&ED25519, self.0.0);
+        key.verify(&seal.statement, &seal.signature).is_ok()
     }
 }
 
@@ -171,9 +181,9 @@ impl Seal {
         if statement.version != VERSION {
             return Err(SealError::Version(statement.version));
         }
-        let key = UnparsedPublicKey::new(&ED25519, statement.public_key.0.0);
-        key.verify(&self.statement, &self.signature)
-            .map_err(|_unspecified| SealError::Signature(statement.number))?;
+        if !statement.public_key.has_signed(self) {
+            return Err(SealError::Signature(statement.number));
+        }
         Ok(statement)
     }
 

@@ -3,6 +3,7 @@
 mod digest;
 mod into;
 mod output;
+mod table;
 
 use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
@@ -48,7 +49,7 @@ pub(crate) struct Args {
     follow: bool,
     #[command(flatten)]
     filters: Filters,
-    /// How to print: `csv` and `jsonl` are for programs and say all; `table` is for people.
+    /// How to print: `csv`, `jsonl` and `parquet` are for programs and say all; `table` is for people.
     #[arg(long, value_name = "FORM", default_value = "table")]
     format: Form,
     /// Fold all of `connections` and `presence`, and print one number: equal numbers, equal folds.
@@ -97,6 +98,7 @@ enum Form {
     Table,
     Jsonl,
     Csv,
+    Parquet,
 }
 
 /// What comes into a topic: `replay --follow` of one.
@@ -139,6 +141,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         return digest::print(settings).await;
     }
     let log = Log::new(settings.log)?;
+    args.is_possible()?;
     let now = Clock::system().now();
     let resume = args
         .resume
@@ -165,17 +168,38 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         };
         return into::publish(into).await;
     }
+    let Some(format) = args.format.format() else {
+        let printed = table::print(log, plan.ranges, ask.selection);
+        return printed.await.context("writing a table");
+    };
     let read = Read {
         log,
         ranges: plan.ranges,
         selection: ask.selection,
-        format: args.format.format(),
+        format,
         resume: args.resume,
     };
     output::print(read).await.context("reading the log")
 }
 
 impl Args {
+    /// A table is written as a whole, into something that is no terminal.
+    fn is_possible(&self) -> Result<(), Usage> {
+        if self.format != Form::Parquet {
+            return Ok(());
+        }
+        if self.follow || self.resume.is_some() {
+            let why = "a Parquet table has an end: --follow and --resume are for other forms";
+            return Err(Usage(why.into()));
+        }
+        if io::stdout().is_terminal() {
+            return Err(Usage(
+                "a Parquet table is for a file or a pipe: add `> FILE`".into(),
+            ));
+        }
+        Ok(())
+    }
+
     fn ask(&self, log: &Log, now: schemas::Millis, resume: Option<Resume>) -> Result<Ask, Usage> {
         let mut topics: Vec<Arc<str>> = self.topics.iter().map(|name| full(log, name)).collect();
         let mut partitions = Vec::new();
@@ -230,15 +254,17 @@ impl Filters {
 }
 
 impl Form {
-    fn format(self) -> Format {
-        match self {
+    /// How a record becomes a line; a table has none.
+    fn format(self) -> Option<Format> {
+        Some(match self {
             Self::Table => Format::Table {
                 colour: io::stdout().is_terminal(),
                 zone: TimeZone::system(),
             },
             Self::Jsonl => Format::JsonLines,
             Self::Csv => Format::Csv,
-        }
+            Self::Parquet => return None,
+        })
     }
 }
 

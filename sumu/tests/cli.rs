@@ -6,6 +6,8 @@
 mod lost;
 #[path = "cli/replay.rs"]
 mod replay;
+#[path = "cli/seals.rs"]
+mod seals;
 #[path = "cli/store.rs"]
 mod store;
 

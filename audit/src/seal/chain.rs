@@ -91,10 +91,8 @@ impl Chain {
         if statement.previous != self.head {
             return Err(ChainError::Previous(number));
         }
-        match self.trusted {
-            Trusted::Key(hash) if hash == key.0 || hash == key.fingerprint() => {}
-            Trusted::Key(_) => return Err(ChainError::Key { number, found: key }),
-            Trusted::Whoever => {}
+        if !self.trusts(&key) {
+            return Err(ChainError::Key { number, found: key });
         }
         // From the first on, the same key.
         self.trusted = Trusted::Key(key.0);
@@ -113,6 +111,15 @@ impl Chain {
         self.next += 1;
         self.head = seal.hash();
         Ok(statement)
+    }
+
+    /// Whether that is the key whose seals are believed: once one was followed, the one of all.
+    #[must_use]
+    pub fn trusts(&self, key: &PublicKey) -> bool {
+        match self.trusted {
+            Trusted::Key(hash) => hash == key.0 || hash == key.fingerprint(),
+            Trusted::Whoever => true,
+        }
     }
 
     /// The number of the next seal.

@@ -37,7 +37,7 @@ impl Hash {
         Self::finish(context)
     }
 
-    pub(super) fn finish(context: Context) -> Self {
+    pub(crate) fn finish(context: Context) -> Self {
         let mut hash = [0; 32];
         hash.copy_from_slice(context.finish().as_ref());
         Self(hash)

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use audit::archive::Found;
 use audit::seal::check::Marks;
 use audit::seal::hash::leaf_of;
 use audit::seal::merkle::Tree;
 use audit::seal::{
-    Chain, Hash, MAX_RECORDS, Seal, SigningKey, Statement, Trusted, VERSION, Verdict, Verifier,
+    Chain, Hash, MAX_RECORDS, Seal, SigningKey, Statement, Trusted, VERSION, Verifier,
 };
 use eventlog::scan::{Range, Step};
 use eventlog::{Log, NewRecord, Producer, TopicPartition};
@@ -22,7 +23,7 @@ use uuid::Uuid;
 
 use super::archive;
 use crate::settings::{self, Part};
-use crate::{Tampered, console, scanning};
+use crate::{Incomplete, Tampered, console, scanning};
 
 /// `ce_type` of a seal.
 const TYPE: &str = "sumu.audit.sealed.v1";
@@ -82,7 +83,7 @@ pub(super) fn key(args: &KeyArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn read_key(path: &Path) -> anyhow::Result<SigningKey> {
+pub(super) fn read_key(path: &Path) -> anyhow::Result<SigningKey> {
     let doing = || format!("reading {}", path.display());
     let bytes = fs::read(path).with_context(doing)?;
     SigningKey::from_pkcs8(&bytes).with_context(doing)
@@ -266,14 +267,14 @@ pub(super) async fn read_chain(
 
 pub(super) async fn verify(args: VerifyArgs) -> anyhow::Result<()> {
     let mut chain = Chain::new(args.key.map_or(Trusted::Whoever, Trusted::Key));
-    let (verdict, heads, outside, key) = match &args.archive {
+    let found = match &args.archive {
         Some(path) => archive::verify(path, &mut chain)?,
         None => {
             let log = Log::new(args.settings.load(&[Part::Log])?.log)?;
             log_verdict(&log, &mut chain).await?
         }
     };
-    let Some(key) = key else {
+    let Some(key) = found.key else {
         return Err(Tampered("there is no seal: nothing can be said".into()).into());
     };
     if args.key.is_none() {
@@ -282,31 +283,35 @@ pub(super) async fn verify(args: VerifyArgs) -> anyhow::Result<()> {
              whether that is the right key"
         ));
     }
+    let verdict = &found.verdict;
     let mut faults: Vec<String> = verdict.faults.iter().map(ToString::to_string).collect();
-    if let Some(head) = args.head.filter(|head| !heads.contains(head)) {
+    if let Some(head) = args.head.filter(|head| !found.heads.contains(head)) {
         faults.push(format!("missing: the seal {head}, or one before it"));
     }
     for fault in &faults {
         console::line(fault)?;
     }
     console::line(format_args!(
-        "{} records as they were under {} seals, {} not sealed, {outside} seals of what is not here",
-        verdict.records, verdict.seals, verdict.unsealed
+        "{} records as they were under {} seals, {} not sealed, {} seals of what is not here",
+        verdict.records, verdict.seals, verdict.unsealed, found.outside
     ))?;
     console::line(format_args!("head {}", chain.head()))?;
-    if faults.is_empty() {
-        return Ok(());
+    if !faults.is_empty() {
+        return Err(Tampered(format!(
+            "{} of the log's ranges are not as sealed",
+            faults.len()
+        ))
+        .into());
     }
-    Err(Tampered(format!(
-        "{} of the log's ranges are not as sealed",
-        faults.len()
-    ))
-    .into())
+    if found.unsigned {
+        let lacks =
+            "nobody has signed what the archive holds: a range may have been left out of it";
+        return Err(Incomplete(lacks.into()).into());
+    }
+    Ok(())
 }
 
-/// A verdict, the hashes of all seals, how many seals are of what is not there, whose they are.
-pub(super) type Found = (Verdict, Vec<Hash>, u64, Option<audit::seal::PublicKey>);
-
+/// Of the log, which says itself what it holds.
 async fn log_verdict(log: &Log, chain: &mut Chain) -> anyhow::Result<Found> {
     let seals = read_chain(log, chain).await?;
     let mut ranges: BTreeMap<TopicPartition, Range> = BTreeMap::new();
@@ -340,8 +345,11 @@ async fn log_verdict(log: &Log, chain: &mut Chain) -> anyhow::Result<Found> {
         },
     );
     let verdict = verifier.await?.finish();
-    let outside = seals.len() as u64 - verdict.seals;
-    let key = seals.last().map(|(_, statement)| statement.public_key);
-    let heads = seals.iter().map(|(seal, _)| seal.hash()).collect();
-    Ok((verdict, heads, outside, key))
+    Ok(Found {
+        outside: seals.len() as u64 - verdict.seals,
+        verdict,
+        heads: seals.iter().map(|(seal, _)| seal.hash()).collect(),
+        key: seals.last().map(|(_, statement)| statement.public_key),
+        unsigned: false,
+    })
 }

@@ -1,5 +1,9 @@
 //! `sumu replay`: what it prints, where it goes on, and how it ends in a pipe.
 
+use bytes::Bytes;
+use parquet::file::reader::FileReader as _;
+use parquet::file::serialized_reader::SerializedFileReader;
+use parquet::record::{Field, Row};
 use rdkafka::config::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
@@ -7,7 +11,7 @@ use tokio::io::AsyncReadExt as _;
 
 use super::{Command, Dev, Instant, PATIENCE, Stdio, output, sumu, text, timeout};
 
-async fn notify(brokers: &str, to: &[&str], data: &str) -> String {
+pub(crate) async fn notify(brokers: &str, to: &[&str], data: &str) -> String {
     let mut args = vec!["notify", "--brokers", brokers];
     args.extend(to);
     args.push(data);
@@ -55,6 +59,7 @@ async fn replay_prints_what_is_asked_for_and_goes_on_where_it_was() {
     }
     let csv = replay(&brokers, &["notifications", "--format", "csv"]).await;
     assert_eq!(csv.len(), 4, "{csv:?}");
+    is_the_table(&brokers, &all).await;
 
     let file = format!("{}/resume", dev.data());
     let go_on = ["notifications", "--resume", &file];
@@ -80,6 +85,61 @@ async fn replay_prints_what_is_asked_for_and_goes_on_where_it_was() {
         text(&nothing.stderr).contains("no topic no-such-topic"),
         "{nothing:?}"
     );
+}
+
+fn json(row: &Row) -> serde_json::Value {
+    let value = |field: &Field| match field {
+        Field::Null => serde_json::Value::Null,
+        Field::Str(text) => text.as_str().into(),
+        Field::Int(number) => (*number).into(),
+        Field::Long(number) | Field::TimestampMillis(number) => (*number).into(),
+        other => unreachable!("{other:?}"),
+    };
+    let columns = row.get_column_iter();
+    columns
+        .map(|(name, field)| (name.clone(), value(field)))
+        .collect()
+}
+
+/// The same records as a table, read by a reader of Parquet that knows nothing of sumu.
+async fn is_the_table(brokers: &str, lines: &[String]) {
+    let args = [
+        "replay",
+        "notifications",
+        "--format",
+        "parquet",
+        "--brokers",
+        brokers,
+    ];
+    let told = output(&mut sumu(&args)).await;
+    assert!(told.status.success(), "{told:?}");
+    let reader = SerializedFileReader::new(Bytes::from(told.stdout)).unwrap();
+    let rows = reader.get_row_iter(None).unwrap();
+    let rows: Vec<serde_json::Value> = rows.map(|row| json(&row.unwrap())).collect();
+    assert_eq!(rows.len(), lines.len());
+    for (row, line) in rows.iter().zip(lines) {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        for same in ["topic", "partition", "offset"] {
+            assert_eq!(row[same], line[same], "{row}");
+        }
+        let read = |column: &str| -> serde_json::Value {
+            serde_json::from_str(row[column].as_str().unwrap()).unwrap()
+        };
+        assert_eq!(read("value"), line["value"], "{row}");
+        assert_eq!(
+            read("headers").as_array().unwrap().len(),
+            line["headers"].as_object().unwrap().len()
+        );
+        assert_eq!(row["type"], line["headers"]["ce_type"], "{row}");
+        assert!(
+            row["key_bytes"].is_null() && row["value_bytes"].is_null(),
+            "{row}"
+        );
+    }
+    for refused in [&["--follow"][..], &["--resume", "x"]] {
+        let told = output(sumu(&args).args(refused)).await;
+        assert_eq!(told.status.code(), Some(2), "{told:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -219,157 +279,13 @@ async fn replay_shows_what_it_does_not_know_and_notes_where_it_was_interrupted()
 }
 
 /// Runs `sumu`; answers its exit code and what it says.
-async fn run(args: &[&str]) -> (Option<i32>, String) {
+pub(crate) async fn run(args: &[&str]) -> (Option<i32>, String) {
     let told = output(&mut sumu(args)).await;
     let all = [told.stdout, told.stderr].concat();
     (
         told.status.code(),
         String::from_utf8_lossy(&all).into_owned(),
     )
-}
-
-fn value<'a>(told: &'a str, name: &str) -> &'a str {
-    let line = told.lines().find_map(|line| line.strip_prefix(name));
-    line.unwrap().trim()
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn seals_find_what_was_done_to_an_archive() {
-    let dev = Dev::start().await;
-    let brokers = format!("127.0.0.1:{}", dev.broker);
-    let dir = tempfile::TempDir::new().unwrap();
-    let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-    let (key, archive) = (file("key"), file("archive.jsonl.zst"));
-    let (code, made) = run(&["audit", "key", &key]).await;
-    assert_eq!(code, Some(0), "{made}");
-    let (public, fingerprint) = (value(&made, "public key"), value(&made, "fingerprint"));
-    let (code, told) = run(&["audit", "verify", "--brokers", &brokers]).await;
-    assert_eq!(code, Some(1), "{told}");
-    assert!(told.contains("there is no seal"), "{told}");
-
-    for data in ["1", "2", "3"] {
-        notify(&brokers, &["--user", "ann"], data).await;
-    }
-    notify(&brokers, &["--user", "bob"], "\"bob's\"").await;
-    let seal = ["audit", "seal", "--key", &key, "--brokers", &brokers];
-    let (code, first) = run(&seal).await;
-    assert_eq!(code, Some(0), "{first}");
-    assert!(first.contains(" seals of 4 records"), "{first}");
-    notify(&brokers, &["--user", "ann"], "5").await;
-    let (_, second) = run(&seal).await;
-    assert!(second.contains("1 seals of 1 records"), "{second}");
-
-    let head = value(&first, "head");
-    for by in [public, fingerprint] {
-        let args = [
-            "audit",
-            "verify",
-            "--brokers",
-            &brokers,
-            "--key",
-            by,
-            "--head",
-            head,
-        ];
-        let (code, told) = run(&args).await;
-        assert_eq!(code, Some(0), "{told}");
-        assert!(told.contains("5 records as they were"), "{told}");
-        assert!(!told.contains("no key was given"), "{told}");
-    }
-    let stranger = "0".repeat(64);
-    let (code, told) = run(&["audit", "verify", "--brokers", &brokers, "--key", &stranger]).await;
-    assert_eq!(code, Some(1), "{told}");
-    assert!(told.contains("not the key expected"), "{told}");
-
-    let (code, told) = run(&["audit", "export", &archive, "--brokers", &brokers]).await;
-    assert_eq!(code, Some(0), "{told}");
-    assert!(told.starts_with("5 records"), "{told}");
-    drop(dev);
-
-    let verify =
-        async |path: &str| run(&["audit", "verify", "--key", public, "--archive", path]).await;
-    let (code, told) = verify(&archive).await;
-    assert_eq!(code, Some(0), "{told}");
-    assert!(told.contains("5 records as they were"), "{told}");
-
-    let erased = format!("{archive}.erased");
-    let (code, told) = run(&["audit", "erase", &archive, &erased, "--user", "bob"]).await;
-    assert_eq!((code, told.trim()), (Some(0), "erased 1 payloads"));
-    let (code, told) = verify(&erased).await;
-    assert_eq!(code, Some(0), "{told}");
-    let lines = |path: &str| {
-        let bytes = zstd::decode_all(std::fs::File::open(path).unwrap()).unwrap();
-        String::from_utf8(bytes)
-            .unwrap()
-            .lines()
-            .map(str::to_owned)
-            .collect::<Vec<_>>()
-    };
-    assert!(!lines(&erased).concat().contains("bob's"));
-    tampered(&lines(&archive), &archive, verify).await;
-}
-
-/// Does to an archive what must not be done, one thing at a time.
-async fn tampered(
-    whole: &[String],
-    archive: &str,
-    verify: impl AsyncFn(&str) -> (Option<i32>, String),
-) {
-    let write = |name: &str, lines: &[String]| {
-        let path = format!("{archive}.{name}");
-        let text = lines
-            .iter()
-            .flat_map(|line| [line, "\n"])
-            .collect::<String>();
-        let packed = zstd::encode_all(text.as_bytes(), 1).unwrap();
-        std::fs::write(&path, packed).unwrap();
-        path
-    };
-    let records = 1..whole
-        .iter()
-        .position(|line| line.starts_with("{\"seal\""))
-        .unwrap();
-    assert_eq!(records.len(), 5);
-    for at in records.clone() {
-        let mut altered = whole.to_vec();
-        let after = altered[at].find("\"data").unwrap();
-        // One bit of what the user was told.
-        let mut bytes = altered[at].clone().into_bytes();
-        bytes[after + 3] ^= 1;
-        altered[at] = String::from_utf8(bytes).unwrap();
-        let mut removed = whole.to_vec();
-        removed.remove(at);
-        let mut added = whole.to_vec();
-        let more = added[at].replacen("\"offset\":", "\"offset\":9", 1);
-        added.insert(at + 1, more);
-        let mut moved = whole.to_vec();
-        moved.swap(at, if at + 1 < records.end { at + 1 } else { at - 1 });
-        for (name, lines) in [
-            ("altered", altered),
-            ("removed", removed),
-            ("added", added),
-            ("moved", moved),
-        ] {
-            let (code, told) = verify(&write(name, &lines)).await;
-            assert_eq!(code, Some(1), "{name} {at}: {told}");
-            assert!(told.contains("sumu.notifications-"), "{name} {at}: {told}");
-        }
-    }
-    let mut shorter = whole.to_vec();
-    let last = shorter.len() - 2;
-    shorter.remove(last);
-    let (code, told) = verify(&write("unsealed", &shorter)).await;
-    assert_eq!(code, Some(1), "{told}");
-    assert!(
-        told.contains("chain of seals") || told.contains("stands where seal"),
-        "{told}"
-    );
-    let packed = std::fs::read(archive).unwrap();
-    let path = format!("{archive}.cut");
-    std::fs::write(&path, &packed[..packed.len() / 2]).unwrap();
-    let (code, told) = verify(&path).await;
-    assert_eq!(code, Some(1), "{told}");
-    assert!(told.contains(", line "), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
