@@ -1,11 +1,15 @@
-//! Runs sumu's roles as processes, on servers that run already, or all of them in `sumu dev`.
+//! Runs sumu's roles as processes, on servers that run already, or all of them in `sumu dev`: on its own
+//! broker, or on Kafka alone.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::Context as _;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
@@ -13,10 +17,10 @@ use tokio::time::Instant;
 use crate::target::{SECRET, free_port};
 
 /// Where real servers are.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct Servers {
     /// Kafka, as host:port. Without it the embedded broker of `sumu dev` serves.
-    #[arg(long, requires = "cql")]
+    #[arg(long)]
     pub(crate) kafka: Option<String>,
     /// ScyllaDB or Cassandra, as host:port.
     #[arg(long, requires = "kafka")]
@@ -29,6 +33,7 @@ pub(crate) struct Cluster {
     dir: TempDir,
     pub(crate) brokers: String,
     prefix: String,
+    cql: Option<String>,
     embedded: bool,
     settings: Vec<(String, String)>,
     processes: Vec<Process>,
@@ -57,6 +62,7 @@ impl Cluster {
                 None => free_port().await?.to_string(),
             },
             prefix: format!("{tag}."),
+            cql: servers.cql.clone(),
             embedded,
             settings: vec![],
             processes: vec![],
@@ -70,11 +76,8 @@ impl Cluster {
         set("LOG__MIN_INSYNC_REPLICAS", "1");
         set("ADMIN__PUSH_SECRET", SECRET);
         set("INGEST__AUTH__HS256_SECRET", SECRET);
-        set("INGEST__LIMITS__MAX_CONNECTIONS", "200000");
-        // Its sockets answer no pings.
-        set("INGEST__LIMITS__SILENCE", "3h");
-        set("INGEST__LIMITS__PING_INTERVAL", "2h");
         set("PRESENCE__GROUP", &format!("{tag}-presence"));
+        set("PUSHER__GROUP", &format!("{tag}-pusher"));
         if let Some(cql) = &servers.cql {
             set("LOG__BROKERS", &cluster.brokers.clone());
             set("STORE__NODES", &format!("[\"{cql}\"]"));
@@ -86,15 +89,68 @@ impl Cluster {
         for (name, value) in settings {
             set(name, value);
         }
-        if !embedded {
+        if !cluster.is_dev() {
             let status = cluster.command("topics").status().await?;
             anyhow::ensure!(status.success(), "sumu topics: {status}");
         }
         Ok(cluster)
     }
 
-    pub(crate) const fn is_embedded(&self) -> bool {
-        self.embedded
+    /// Whether one process is all roles.
+    pub(crate) const fn is_dev(&self) -> bool {
+        self.cql.is_none()
+    }
+
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        let ids = self.processes.iter().filter_map(|p| p.child.id());
+        ids.collect()
+    }
+
+    pub(crate) fn pid(&self, name: &str) -> anyhow::Result<u32> {
+        let process = self.processes.iter().find(|process| process.name == name);
+        let id = process.and_then(|process| process.child.id());
+        id.with_context(|| format!("{name} does not run"))
+    }
+
+    /// What all processes said.
+    pub(crate) fn all_said(&self) -> String {
+        let said = self.processes.iter().map(|p| self.said(&p.name));
+        said.collect::<Vec<_>>().join("\n")
+    }
+
+    /// Ends all processes, and removes the topics from a Kafka that stays.
+    pub(crate) async fn finish(mut self) {
+        for process in &mut self.processes {
+            // One that ended by itself is as good.
+            let _ended = process.child.kill().await;
+        }
+        if self.embedded {
+            return;
+        }
+        if let Err(error) = self.remove_topics().await {
+            eprintln!("the topics of {} stay: {error:#}", self.prefix);
+        }
+    }
+
+    async fn remove_topics(&self) -> anyhow::Result<()> {
+        let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+            .set("bootstrap.servers", &self.brokers)
+            .create()?;
+        let metadata = admin
+            .inner()
+            .fetch_metadata(None, Duration::from_secs(10))?;
+        let all = metadata
+            .topics()
+            .iter()
+            .map(rdkafka::metadata::MetadataTopic::name);
+        let ours: Vec<&str> = all.filter(|name| name.starts_with(&self.prefix)).collect();
+        admin.delete_topics(&ours, &AdminOptions::new()).await?;
+        Ok(())
+    }
+
+    /// What a process said.
+    pub(crate) fn said(&self, name: &str) -> String {
+        std::fs::read_to_string(self.dir.path().join(name)).unwrap_or_default()
     }
 
     pub(crate) fn topic(&self, rest: &str) -> String {
@@ -118,8 +174,13 @@ impl Cluster {
             command
                 .arg("--data")
                 .arg(self.dir.path().join("data"))
-                .args(["--listen", &sockets.to_string()])
-                .args(["--broker-listen", &self.brokers]);
+                .args(["--listen", &sockets.to_string()]);
+            let flag = if self.embedded {
+                "--broker-listen"
+            } else {
+                "--brokers"
+            };
+            command.args([flag, &self.brokers]);
         }
         let log = std::fs::File::create(self.dir.path().join(name))?;
         let began = Instant::now();
@@ -142,8 +203,10 @@ impl Cluster {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        let log = std::fs::read_to_string(self.dir.path().join(name)).unwrap_or_default();
-        anyhow::bail!("{name} is not ready within ten minutes\n{log}")
+        anyhow::bail!(
+            "{name} is not ready within ten minutes\n{}",
+            self.said(name)
+        )
     }
 
     pub(crate) fn sockets(&self, name: &str) -> anyhow::Result<SocketAddr> {

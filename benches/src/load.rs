@@ -1,31 +1,58 @@
 //! Holds many sockets, reads frames by hand and keeps the latency of each delivery.
+//!
+//! An idle socket costs a task and no buffer: all that one thread reads goes through one buffer of its own.
 
+use std::cell::RefCell;
+use std::future::poll_fn;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::Context;
+use anyhow::Context as _;
+use futures_util::stream::{self, StreamExt as _};
 use hdrhistogram::Histogram;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::AbortHandle;
 
-/// Above about this many sockets from one address to one port, `connect` itself slows down.
+use crate::frames::{self, Kind};
+
+/// Above about 14,000 sockets from one address to one port, `connect` itself slows down.
 const PER_ADDRESS: usize = 5_000;
 const AT_ONCE: usize = 64;
+const SHARDS: usize = 16;
+const READ_BYTES: usize = 64 * 1024;
+
+thread_local! {
+    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
+}
 
 /// What all sockets saw.
 #[derive(Debug)]
 pub(crate) struct Seen {
-    pub frames: AtomicU64,
-    latency: Mutex<Histogram<u64>>,
+    frames: AtomicU64,
+    ended: AtomicU64,
+    latency: Vec<Mutex<Histogram<u64>>>,
 }
 
-/// The open sockets' writing halves, in the order of their numbers.
+/// One open socket. It ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    write: OwnedWriteHalf,
+    /// Without a reader, the socket never reads.
+    reader: Option<AbortHandle>,
+    _unread: Option<OwnedReadHalf>,
+}
+
+/// The open sockets, in the order of their numbers.
+#[derive(Debug)]
 pub(crate) struct Load {
-    pub seen: Arc<Seen>,
-    pub sockets: Vec<OwnedWriteHalf>,
+    pub(crate) seen: Arc<Seen>,
+    pub(crate) sockets: Vec<Socket>,
 }
 
 /// Nanoseconds since the Unix epoch.
@@ -43,20 +70,10 @@ pub(crate) async fn open(
     count: usize,
     path: impl Fn(usize) -> String,
 ) -> anyhow::Result<Load> {
-    let latency = Histogram::new_with_bounds(1, 600_000_000_000, 3)?;
-    let seen = Arc::new(Seen {
-        frames: AtomicU64::new(0),
-        latency: Mutex::new(latency),
-    });
-    let mut sockets = Vec::with_capacity(count);
-    for first in (0..count).step_by(AT_ONCE) {
-        let batch = (first..count.min(first + AT_ONCE))
-            .map(|i| tokio::spawn(connect(to, i, path(i), Arc::clone(&seen))));
-        for opened in batch.collect::<Vec<_>>() {
-            sockets.push(opened.await??);
-        }
-    }
-    Ok(Load { seen, sockets })
+    let mut load = Load::new()?;
+    let paths = (0..count).map(path).collect();
+    load.add(&[to], paths, true).await?;
+    Ok(load)
 }
 
 /// Opens one socket; its frames are noted in `seen`.
@@ -65,13 +82,115 @@ pub(crate) async fn connect(
     number: usize,
     path: String,
     seen: Arc<Seen>,
-) -> anyhow::Result<OwnedWriteHalf> {
+) -> anyhow::Result<Socket> {
+    let stream = handshake(to, number, &path, None).await?;
+    let (read, write) = stream.into_split();
+    let reader = tokio::spawn(listen(read, seen, number)).abort_handle();
+    Ok(Socket {
+        write,
+        reader: Some(reader),
+        _unread: None,
+    })
+}
+
+/// Opens a socket with a small window that never reads what comes.
+async fn connect_deaf(to: SocketAddr, number: usize, path: String) -> anyhow::Result<Socket> {
+    let stream = handshake(to, number, &path, Some(4_096)).await?;
+    let (read, write) = stream.into_split();
+    Ok(Socket {
+        write,
+        reader: None,
+        _unread: Some(read),
+    })
+}
+
+impl Load {
+    /// No sockets yet.
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        let histogram = || Histogram::new_with_bounds(1, 600_000_000_000, 3).map(Mutex::new);
+        let latency = (0..SHARDS).map(|_| histogram()).collect::<Result<_, _>>()?;
+        let seen = Arc::new(Seen {
+            frames: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+            latency,
+        });
+        Ok(Self {
+            seen,
+            sockets: vec![],
+        })
+    }
+
+    /// Opens one socket for each request target, some at a time, at these addresses in turn.
+    pub(crate) async fn add(
+        &mut self,
+        to: &[SocketAddr],
+        paths: Vec<String>,
+        reads: bool,
+    ) -> anyhow::Result<()> {
+        let first = self.sockets.len();
+        let count = paths.len();
+        self.sockets.reserve(count);
+        let addresses = to.iter().copied().cycle();
+        let numbered = (first..).zip(paths).zip(addresses);
+        let mut opening = stream::iter(numbered)
+            .map(|((number, path), to)| {
+                let seen = reads.then(|| Arc::clone(&self.seen));
+                tokio::spawn(connect_one(to, number, path, seen))
+            })
+            .buffered(AT_ONCE);
+        while let Some(opened) = opening.next().await {
+            self.sockets.push(opened??);
+        }
+        anyhow::ensure!(
+            self.sockets.len() == first + count,
+            "no address to connect to"
+        );
+        Ok(())
+    }
+}
+
+async fn connect_one(
+    to: SocketAddr,
+    number: usize,
+    path: String,
+    seen: Option<Arc<Seen>>,
+) -> anyhow::Result<Socket> {
+    match seen {
+        Some(seen) => connect(to, number, path, seen).await,
+        None => connect_deaf(to, number, path).await,
+    }
+}
+
+impl Socket {
+    /// Writes a whole frame.
+    pub(crate) async fn write(&mut self, frame: &[u8]) -> anyhow::Result<()> {
+        Ok(self.write.write_all(frame).await?)
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if let Some(reader) = &self.reader {
+            reader.abort();
+        }
+    }
+}
+
+async fn handshake(
+    to: SocketAddr,
+    number: usize,
+    path: &str,
+    window: Option<u32>,
+) -> anyhow::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
-    let host = u8::try_from(2 + number / PER_ADDRESS)?;
-    socket.bind(SocketAddr::new(
-        IpAddr::V4(Ipv4Addr::new(127, 0, 0, host)),
-        0,
-    ))?;
+    if let Some(bytes) = window {
+        socket.set_recv_buffer_size(bytes)?;
+    }
+    if to.ip().is_loopback() {
+        let host = u8::try_from(2 + number / PER_ADDRESS % 250)?;
+        let from = IpAddr::V4(Ipv4Addr::new(127, 0, 0, host));
+        socket.bind(SocketAddr::new(from, 0))?;
+    }
     let mut stream = socket.connect(to).await?;
     stream.set_nodelay(true)?;
     let request = format!(
@@ -82,119 +201,147 @@ pub(crate) async fn connect(
     answer(&mut stream)
         .await
         .with_context(|| format!("socket {number}"))?;
-    let (read, write) = stream.into_split();
-    tokio::spawn(listen(read, seen));
-    Ok(write)
+    Ok(stream)
 }
 
-/// Reads the answer's head byte by byte: a frame may follow it at once.
+/// Reads the answer's head, and no byte more: a frame may follow it at once.
 async fn answer(stream: &mut TcpStream) -> anyhow::Result<()> {
-    let mut head = Vec::with_capacity(256);
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await?);
+    const END: &[u8] = b"\r\n\r\n";
+    let mut head = [0_u8; 1024];
+    let mut length = 0;
+    loop {
+        let seen = stream
+            .peek(head.get_mut(length..).unwrap_or_default())
+            .await?;
+        anyhow::ensure!(seen > 0, "the server left, or its answer is too long");
+        let known = head.get(..length + seen).unwrap_or_default();
+        let end = known.windows(END.len()).position(|w| w == END);
+        let whole = end.map_or(length + seen, |at| at + END.len());
+        let part = head.get_mut(length..whole).unwrap_or_default();
+        stream.read_exact(part).await?;
+        length = whole;
+        if end.is_some() {
+            break;
+        }
     }
+    let head = head.get(..length).unwrap_or_default();
     anyhow::ensure!(
         head.starts_with(b"HTTP/1.1 101"),
         "{}",
-        String::from_utf8_lossy(&head)
+        String::from_utf8_lossy(head)
     );
     Ok(())
 }
 
-/// Reads frames until the socket ends.
-async fn listen(mut read: OwnedReadHalf, seen: Arc<Seen>) {
-    let mut buffer: Vec<u8> = Vec::new();
-    loop {
-        // Waiting with no buffer keeps an idle socket small.
-        if buffer.is_empty() {
-            buffer = Vec::new();
-            if read.readable().await.is_err() {
-                return;
-            }
-            buffer.reserve(4096);
-        }
-        match read.read_buf(&mut buffer).await {
-            Ok(0) | Err(_) => return,
-            Ok(_) => {}
-        }
-        let now = now();
-        let mut used = 0;
-        while let Some((text, length)) = first_frame(buffer.get(used..).unwrap_or_default()) {
-            if text {
-                let payload = buffer.get(used..used + length).unwrap_or_default();
-                seen.note(payload, now);
-            }
-            used += length;
-        }
-        buffer.drain(..used);
+/// Reads frames until the socket ends, and answers pings.
+async fn listen(mut read: OwnedReadHalf, seen: Arc<Seen>, number: usize) {
+    let mut begun = Vec::new();
+    let mut open = true;
+    while open {
+        open = poll_fn(|cx| {
+            BUFFER.with_borrow_mut(|buffer| {
+                let mut into = ReadBuf::new(buffer);
+                match Pin::new(&mut read).poll_read(cx, &mut into) {
+                    Poll::Pending => Poll::Pending,
+                    Poll::Ready(Ok(())) if !into.filled().is_empty() => {
+                        seen.take(into.filled(), &mut begun, number, read.as_ref());
+                        Poll::Ready(true)
+                    }
+                    Poll::Ready(_) => Poll::Ready(false),
+                }
+            })
+        })
+        .await;
     }
-}
-
-/// Whether the first whole frame is text, and how many bytes it takes, head included.
-fn first_frame(bytes: &[u8]) -> Option<(bool, usize)> {
-    let (first, second) = (*bytes.first()?, *bytes.get(1)?);
-    let length = match second & 0x7f {
-        126 => 4 + usize::from(u16::from_be_bytes([*bytes.get(2)?, *bytes.get(3)?])),
-        127 => 10 + usize::try_from(u64::from_be_bytes(*bytes.get(2..)?.first_chunk()?)).ok()?,
-        short => 2 + usize::from(short),
-    };
-    (bytes.len() >= length).then_some((first & 0x0f == 1, length))
+    seen.ended.fetch_add(1, Ordering::Relaxed);
 }
 
 impl Seen {
-    /// Counts a frame, and its latency if the payload says when it was due: `"at":NANOSECONDS`.
-    fn note(&self, frame: &[u8], now: u64) {
-        self.frames.fetch_add(1, Ordering::Relaxed);
-        let Some(at) = frame.windows(5).position(|w| w == b"\"at\":") else {
+    /// Notes the whole frames among these bytes; `begun` keeps the part of one that is still to come.
+    fn take(&self, bytes: &[u8], begun: &mut Vec<u8>, number: usize, stream: &TcpStream) {
+        if begun.is_empty() {
+            let used = self.note(bytes, number, stream);
+            begun.extend_from_slice(bytes.get(used..).unwrap_or_default());
             return;
-        };
-        let digits = frame
-            .get(at + 5..)
-            .unwrap_or_default()
-            .iter()
-            .take_while(|b| b.is_ascii_digit());
-        let due = digits.fold(0_u64, |n, b| n * 10 + u64::from(b - b'0'));
-        let mut latency = self.latency.lock().unwrap_or_else(PoisonError::into_inner);
-        latency.saturating_record(now.saturating_sub(due).max(1));
+        }
+        begun.extend_from_slice(bytes);
+        let used = self.note(begun, number, stream);
+        begun.drain(..used);
+        if begun.is_empty() {
+            *begun = Vec::new();
+        }
     }
 
-    /// The latency at a quantile, since the last [`Seen::reset`].
-    pub(crate) fn latency(&self, quantile: f64) -> Duration {
-        let latency = self.latency.lock().unwrap_or_else(PoisonError::into_inner);
-        Duration::from_nanos(latency.value_at_quantile(quantile))
+    /// Answers how many bytes were whole frames.
+    fn note(&self, bytes: &[u8], number: usize, stream: &TcpStream) -> usize {
+        let (now, mut used, mut timed) = (now(), 0, 0);
+        let mut latency = None;
+        while let Some(frame) = frames::first(bytes.get(used..).unwrap_or_default()) {
+            used += frame.length;
+            match (frame.kind, frames::due(frame.payload)) {
+                (Kind::Text, Some(due)) => {
+                    timed += 1;
+                    let shard = self.latency.get(number % SHARDS);
+                    latency = latency.or_else(|| shard.map(lock));
+                    if let Some(latency) = &mut latency {
+                        latency.saturating_record(now.saturating_sub(due).max(1));
+                    }
+                }
+                (Kind::Ping, _) => {
+                    // A pong that does not fit now is as good as one that was lost.
+                    let _unsent = stream.try_write(&frames::pong(frame.payload));
+                }
+                (Kind::Text | Kind::Other, _) => {}
+            }
+        }
+        drop(latency);
+        self.frames.fetch_add(timed, Ordering::Relaxed);
+        used
+    }
+
+    /// Text frames that say when they were due, since the last [`Seen::reset`].
+    pub(crate) fn frames(&self) -> u64 {
+        self.frames.load(Ordering::Relaxed)
+    }
+
+    /// Reading sockets that the server ended.
+    pub(crate) fn ended(&self) -> u64 {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    /// Milliseconds at a quantile, since the last [`Seen::reset`].
+    pub(crate) fn latency(&self, quantile: f64) -> anyhow::Result<f64> {
+        let mut all = Histogram::<u64>::new_with_bounds(1, 600_000_000_000, 3)?;
+        for shard in &self.latency {
+            all.add(&*lock(shard))?;
+        }
+        Ok(Duration::from_nanos(all.value_at_quantile(quantile)).as_secs_f64() * 1e3)
     }
 
     /// Begins a new measurement.
     pub(crate) fn reset(&self) {
         self.frames.store(0, Ordering::Relaxed);
-        self.latency
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .reset();
+        for shard in &self.latency {
+            lock(shard).reset();
+        }
     }
 
     /// Waits until that many frames came, for a minute at most.
     pub(crate) async fn until(&self, frames: u64) -> anyhow::Result<()> {
         for _ in 0..60_000 {
-            if self.frames.load(Ordering::Relaxed) >= frames {
+            if self.frames() >= frames {
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         anyhow::bail!(
-            "{} of {frames} frames came within a minute",
-            self.frames.load(Ordering::Relaxed)
+            "{} of {frames} frames came within a minute; {} sockets were ended",
+            self.frames(),
+            self.ended()
         )
     }
 }
 
-/// A text frame from a client, masked with zeros (RFC 6455 §5.3 asks for a mask, not for a good one).
-pub(crate) fn client_frame(text: &str) -> anyhow::Result<Vec<u8>> {
-    let length = u8::try_from(text.len())
-        .ok()
-        .filter(|l| *l < 126)
-        .context("a short frame")?;
-    let mut frame = vec![0x81, 0x80 | length, 0, 0, 0, 0];
-    frame.extend_from_slice(text.as_bytes());
-    Ok(frame)
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

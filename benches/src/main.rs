@@ -1,8 +1,8 @@
-//! Measures `sumu dev` beside the floor, a bare tokio write loop, in one run on one machine.
+//! Measures sumu beside the floor, a bare tokio write loop, in one run on one machine.
 //!
 //! ```text
-//!   load ── N sockets ──▶ target: floor (this program again) | sumu dev
-//!   driver ── payloads ──▶ target: a line on floor's control socket | a Kafka record
+//!   load ── N sockets ──▶ target: floor (this program again) | sumu dev | roles | any other server
+//!   publish ── payloads ──▶ target: a line on floor's control socket | a Kafka record | an HTTP request
 //!   /proc/PID ──▶ CPU and memory of the target alone
 //! ```
 //!
@@ -10,13 +10,20 @@
 //! to the moment its socket read it.
 
 mod cluster;
+mod drive;
 mod floor;
 mod fold;
+mod frames;
+mod goals;
 mod load;
+mod measure;
+mod plot;
 mod presence;
 mod process;
+mod publish;
 mod replay;
 mod report;
+mod results;
 mod scenarios;
 mod target;
 mod verify;
@@ -24,6 +31,10 @@ mod verify;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+
+use crate::cluster::Servers;
+use crate::scenarios::Scenario;
+use crate::target::Setup;
 
 /// Measures sumu beside a bare write loop.
 #[derive(Debug, Parser)]
@@ -34,8 +45,10 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs every scenario on the floor and on sumu, and prints a table and JSON.
+    /// Runs scenarios on the floor and on sumu, and writes tables, JSON and a plot.
     Run(RunArgs),
+    /// Puts the same load on any other WebSocket server, and prints figures.
+    Drive(drive::Args),
     /// Verifies tokens on one core, beside the bare `jsonwebtoken` call, and prints a table.
     Verify(verify::Args),
     /// Folds connection events into presence on one core, beside a hash map that counts, and prints a table.
@@ -48,21 +61,51 @@ enum Command {
     Floor,
 }
 
-/// How much to measure.
+/// What to measure, and how much of it.
 #[derive(Clone, Debug, clap::Args)]
-struct RunArgs {
+pub(crate) struct RunArgs {
+    /// What to measure; everything, if none is named.
+    scenarios: Vec<Scenario>,
     /// The sumu binary, built with --release.
     #[arg(long, default_value = "target/release/sumu")]
     sumu: PathBuf,
-    /// Sockets held open.
-    #[arg(long, default_value_t = 5_000)]
+    #[command(flatten)]
+    servers: Servers,
+    /// Sockets held open, where a scenario has no number of its own.
+    #[arg(long, default_value_t = 10_000)]
     sockets: usize,
-    /// Runs of each scenario; the table shows minimum, median and maximum.
-    #[arg(long, default_value_t = 3)]
-    runs: usize,
-    /// Where the JSON goes.
+    /// Runs of each scenario; the table shows minimum, median and maximum [default: 3, or 1 with --quick].
+    #[arg(long)]
+    runs: Option<usize>,
+    /// One run of each, and shorter ones: to see that it works, not to publish.
+    #[arg(long)]
+    quick: bool,
+    /// Where the JSON goes. Figures of other scenarios that are there already stay.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Where the plot goes, as SVG.
+    #[arg(long)]
+    plot: Option<PathBuf>,
+    /// The page whose marked part is written anew.
+    #[arg(long)]
+    results: Option<PathBuf>,
+    /// What stands above the tables, such as the date and the commit.
+    #[arg(long, default_value = "")]
+    title: String,
+}
+
+impl RunArgs {
+    fn runs(&self) -> usize {
+        self.runs.unwrap_or(if self.quick { 1 } else { 3 }).max(1)
+    }
+
+    /// `sumu dev`: without the broker in it, if there is Kafka.
+    fn dev(&self) -> Setup {
+        match self.servers.kafka {
+            Some(_) => Setup::Dev,
+            None => Setup::Embedded,
+        }
+    }
 }
 
 fn main() -> anyhow::Result<()> {
@@ -73,6 +116,7 @@ fn main() -> anyhow::Result<()> {
         .build()?;
     match args.command {
         Command::Run(run) => runtime.block_on(scenarios::run(&run)),
+        Command::Drive(args) => runtime.block_on(drive::run(args)),
         Command::Verify(args) => verify::run(&args),
         Command::Fold(args) => fold::run(&args),
         Command::Presence(presence) => runtime.block_on(presence::run(&presence)),

@@ -1,204 +1,216 @@
-//! Starts what is measured and tells it what to deliver.
+//! Starts what is measured, and knows how it is reached.
 
+use std::io::BufWriter;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::Context;
-use rdkafka::config::ClientConfig;
-use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
+use anyhow::Context as _;
 use serde::Serialize;
-use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
+
+use crate::RunArgs;
+use crate::cluster::{Cluster, Servers};
+use crate::load::{self, Load};
+use crate::process::{Usage, usage};
+use crate::publish::{self, Lines, Publish, Records, Templates, Whom};
 
 pub(crate) const SECRET: &str = "a-benchmark-secret-of-32-bytes-or-more";
 
-/// Who a payload is for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Whom {
-    /// Every socket.
-    All,
-    /// The socket of that number.
-    One(usize),
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Setup {
+    /// This program again, as a bare write loop.
+    Floor,
+    /// `sumu dev` with its own broker.
+    Embedded,
+    /// `sumu dev` on Kafka: edge, pusher and presence without the broker.
+    Dev,
+    /// So many edges, a pusher and presence, on Kafka and a CQL server.
+    Edges(usize),
 }
 
 /// A server under measurement.
-pub(crate) enum Target {
-    Floor {
-        child: Child,
-        control: TcpStream,
-        sockets: SocketAddr,
-    },
-    Sumu {
-        child: Child,
-        producer: FutureProducer,
-        sockets: SocketAddr,
-        _data: TempDir,
-    },
+pub(crate) struct Target {
+    pub(crate) setup: Setup,
+    /// Where sockets connect.
+    pub(crate) sockets: Vec<SocketAddr>,
+    pub(crate) publisher: Box<dyn Publish>,
+    runs: Runs,
+    _warm: Load,
+}
+
+enum Runs {
+    Floor(Child),
+    Sumu(Cluster),
 }
 
 impl Target {
-    /// Starts this program again, as the floor.
-    pub(crate) async fn floor() -> anyhow::Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .arg("floor")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
-        let mut lines = BufReader::new(child.stdout.take().context("stdout")?).lines();
-        let line = lines.next_line().await?.context("the floor ended")?;
-        let (sockets, control) = line.split_once(' ').context("two ports")?;
-        let at = |port: &str| -> anyhow::Result<SocketAddr> {
-            Ok(SocketAddr::from(([127, 0, 0, 1], port.parse()?)))
+    /// Starts it with settings of its own, and answers when a first payload has come through.
+    pub(crate) async fn start(
+        args: &RunArgs,
+        setup: Setup,
+        settings: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
+        let (runs, sockets, mut publisher) = match setup {
+            Setup::Floor => floor().await?,
+            _ => sumu(args, setup, settings).await?,
         };
-        Ok(Self::Floor {
-            child,
-            control: TcpStream::connect(at(control)?).await?,
-            sockets: at(sockets)?,
-        })
-    }
-
-    /// Starts `sumu dev` on an empty folder.
-    pub(crate) async fn sumu(binary: &Path) -> anyhow::Result<Self> {
-        let data = TempDir::new()?;
-        let (sockets, broker) = (free_port().await?, free_port().await?);
-        let child = Command::new(binary)
-            .arg("dev")
-            .arg("--data")
-            .arg(data.path().join("data"))
-            .args([
-                "--listen",
-                &sockets.to_string(),
-                "--broker-listen",
-                &broker.to_string(),
-            ])
-            .args(["--hs256-secret", SECRET])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .with_context(|| format!("starting {}", binary.display()))?;
-        let url = format!("http://{sockets}/readyz");
-        for _ in 0..600 {
-            if reqwest::get(&url)
-                .await
-                .is_ok_and(|answer| answer.status().is_success())
-            {
-                let producer = producer(&broker.to_string())?;
-                return Ok(Self::Sumu {
-                    child,
-                    producer,
-                    sockets,
-                    _data: data,
-                });
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        anyhow::bail!("sumu dev is not ready within half a minute")
-    }
-
-    pub(crate) fn pid(&self) -> anyhow::Result<u32> {
-        let (Self::Floor { child, .. } | Self::Sumu { child, .. }) = self;
-        child.id().context("it has ended")
-    }
-
-    pub(crate) const fn sockets(&self) -> SocketAddr {
-        match self {
-            Self::Floor { sockets, .. } | Self::Sumu { sockets, .. } => *sockets,
-        }
-    }
-
-    /// The request target of a socket: each is a user of its own.
-    pub(crate) fn path(&self, number: usize) -> String {
-        match self {
-            Self::Floor { .. } => "/push".into(),
-            Self::Sumu { .. } => path_of(number),
-        }
-    }
-
-    /// Hands over one payload. For sumu that is a record in the producer's queue.
-    pub(crate) async fn deliver(&mut self, whom: Whom, payload: &str) -> anyhow::Result<()> {
-        match self {
-            Self::Floor { control, .. } => {
-                let line = match whom {
-                    Whom::All => format!("* {payload}\n"),
-                    // Number 0 is the socket that was opened first and not counted.
-                    Whom::One(number) => format!("{} {payload}\n", number + 1),
-                };
-                control.write_all(line.as_bytes()).await?;
-            }
-            Self::Sumu { producer, .. } => {
-                let request = match whom {
-                    Whom::All => format!(r#"{{"data":{payload}}}"#),
-                    Whom::One(number) => {
-                        format!(r#"{{"users":["user-{number}"],"data":{payload}}}"#)
-                    }
-                };
-                enqueue(producer, &request).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The same log's raw speed: so many records of that size, acks=all, from one plain producer.
-    pub(crate) async fn raw_produce(&self, records: u64, bytes: usize) -> anyhow::Result<bool> {
-        let Self::Sumu { producer, .. } = self else {
-            return Ok(false);
+        // What is made once is not counted.
+        let mut warm = Load::new()?;
+        let path = if setup == Setup::Floor {
+            "/push".into()
+        } else {
+            path_of(usize::MAX)
         };
-        let payload = "x".repeat(bytes);
-        for _ in 0..records {
-            enqueue_to(producer, "sumu.messages.publish", &payload).await?;
-        }
-        let producer = producer.clone();
-        tokio::task::spawn_blocking(move || producer.flush(Duration::from_secs(60))).await??;
-        Ok(true)
-    }
-}
-
-async fn enqueue(producer: &FutureProducer, request: &str) -> anyhow::Result<()> {
-    enqueue_to(producer, "sumu.notifications", request).await
-}
-
-/// Queues without waiting for the delivery; waits while the queue is full.
-async fn enqueue_to(producer: &FutureProducer, topic: &str, value: &str) -> anyhow::Result<()> {
-    let mut record: FutureRecord<'_, (), str> = FutureRecord::to(topic).payload(value);
-    loop {
-        match producer.send_result(record) {
-            Ok(_delivery) => return Ok(()),
-            Err((error, back))
-                if error.rdkafka_error_code()
-                    == Some(rdkafka::types::RDKafkaErrorCode::QueueFull) =>
-            {
-                record = back;
+        warm.add(&sockets, vec![path], true).await?;
+        for sent in 1..=60 {
+            publisher.publish(Whom::All, &publish::payload(load::now(), 64))?;
+            publisher.flush()?;
+            for _ in 0..1_000 {
+                if warm.seen.frames() == sent {
+                    return Ok(Self {
+                        setup,
+                        sockets,
+                        publisher,
+                        runs,
+                        _warm: warm,
+                    });
+                }
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            Err((error, _)) => return Err(error.into()),
         }
+        anyhow::bail!("nothing comes through within a minute")
+    }
+
+    /// Ends it. Kafka gets rid of the topics, for those of many runs would slow it down.
+    pub(crate) async fn finish(self) {
+        if let Runs::Sumu(cluster) = self.runs {
+            cluster.finish().await;
+        }
+    }
+
+    /// What its processes said, for a failure.
+    pub(crate) fn said(&self) -> String {
+        match &self.runs {
+            Runs::Floor(_) => String::new(),
+            Runs::Sumu(cluster) => cluster.all_said(),
+        }
+    }
+
+    pub(crate) fn is_floor(&self) -> bool {
+        self.setup == Setup::Floor
+    }
+
+    /// Of all processes that are measured.
+    pub(crate) fn pids(&self) -> anyhow::Result<Vec<u32>> {
+        match &self.runs {
+            Runs::Floor(child) => Ok(vec![child.id().context("the floor has ended")?]),
+            Runs::Sumu(cluster) => Ok(cluster.pids()),
+        }
+    }
+
+    /// What they used so far.
+    pub(crate) fn usage(&self) -> anyhow::Result<Usage> {
+        usage(&self.pids()?)
+    }
+
+    /// What one role used so far.
+    pub(crate) fn usage_of(&self, name: &str) -> anyhow::Result<Usage> {
+        match &self.runs {
+            Runs::Floor(_) => self.usage(),
+            Runs::Sumu(cluster) => usage(&[cluster.pid(name)?]),
+        }
+    }
+
+    /// The request targets of sockets: each is a user of its own.
+    pub(crate) fn paths(&self, numbers: std::ops::Range<usize>) -> Vec<String> {
+        match self.setup {
+            Setup::Floor => numbers.map(|_| "/push".into()).collect(),
+            _ => numbers.map(path_of).collect(),
+        }
+    }
+
+    /// Produces so many plain records of that size to the same log, acks=all.
+    pub(crate) fn raw_produce(&self, records: u64, bytes: usize) -> anyhow::Result<()> {
+        let Runs::Sumu(cluster) = &self.runs else {
+            anyhow::bail!("the floor has no log");
+        };
+        let topic = cluster.topic("messages.publish");
+        publish::raw_produce(&cluster.brokers, &topic, records, bytes)
     }
 }
 
-fn producer(brokers: &str) -> anyhow::Result<FutureProducer> {
-    let producer = ClientConfig::new()
-        .set("bootstrap.servers", brokers)
-        .set("enable.idempotence", "true")
-        .set("linger.ms", "0")
-        .set("sticky.partitioning.linger.ms", "0")
-        .set("socket.nagle.disable", "true")
-        .create()?;
-    Ok(producer)
+async fn floor() -> anyhow::Result<(Runs, Vec<SocketAddr>, Box<dyn Publish>)> {
+    let mut child = Command::new(std::env::current_exe()?)
+        .arg("floor")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let mut lines = BufReader::new(child.stdout.take().context("stdout")?).lines();
+    let line = lines.next_line().await?.context("the floor ended")?;
+    let (sockets, control) = line.split_once(' ').context("two ports")?;
+    let at = |port: &str| -> anyhow::Result<SocketAddr> {
+        Ok(SocketAddr::from(([127, 0, 0, 1], port.parse()?)))
+    };
+    let control = std::net::TcpStream::connect(at(control)?)?;
+    control.set_nodelay(true)?;
+    let publisher = Lines(BufWriter::with_capacity(64 * 1024, control));
+    Ok((Runs::Floor(child), vec![at(sockets)?], Box::new(publisher)))
+}
+
+async fn sumu(
+    args: &RunArgs,
+    setup: Setup,
+    settings: &[(&str, &str)],
+) -> anyhow::Result<(Runs, Vec<SocketAddr>, Box<dyn Publish>)> {
+    let kafka = || args.servers.kafka.clone().context("give --kafka");
+    let servers = match setup {
+        Setup::Floor | Setup::Embedded => Servers::default(),
+        Setup::Dev => Servers {
+            kafka: Some(kafka()?),
+            cql: None,
+        },
+        Setup::Edges(_) => Servers {
+            kafka: Some(kafka()?),
+            cql: Some(args.servers.cql.clone().context("give --cql")?),
+        },
+    };
+    let mut cluster = Cluster::new(&args.sumu, &servers, settings).await?;
+    let mut sockets = vec![];
+    if let Setup::Edges(edges) = setup {
+        cluster.start("presence", "presence").await?;
+        cluster.start("pusher", "pusher").await?;
+        for edge in 1..=edges {
+            let (address, _) = cluster.start("ingest", &format!("edge-{edge}")).await?;
+            sockets.push(address);
+        }
+    } else {
+        sockets.push(cluster.start("dev", "dev").await?.0);
+    }
+    let publisher = Records::new(
+        &cluster.brokers,
+        cluster.topic("notifications"),
+        Templates::sumu(),
+    )?;
+    Ok((Runs::Sumu(cluster), sockets, Box::new(publisher)))
 }
 
 /// The request target of sumu's socket for the user of that number.
 pub(crate) fn path_of(number: usize) -> String {
-    format!("/push?authorization={}", token(number))
+    let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
+    path_signed(number, jsonwebtoken::Algorithm::HS256, &key)
 }
 
-fn token(number: usize) -> String {
+/// The same, with a token of that kind.
+pub(crate) fn path_signed(
+    number: usize,
+    algorithm: jsonwebtoken::Algorithm,
+    key: &jsonwebtoken::EncodingKey,
+) -> String {
     #[derive(Serialize)]
     struct Claims {
         sub: String,
@@ -206,10 +218,11 @@ fn token(number: usize) -> String {
     }
     let claims = Claims {
         sub: format!("user-{number}"),
-        exp: crate::load::now() / 1_000_000_000 + 3_600,
+        exp: load::now() / 1_000_000_000 + 3_600,
     };
-    let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
-    jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap_or_default()
+    let header = jsonwebtoken::Header::new(algorithm);
+    let token = jsonwebtoken::encode(&header, &claims, key).unwrap_or_default();
+    format!("/push?authorization={token}")
 }
 
 pub(crate) async fn free_port() -> anyhow::Result<SocketAddr> {

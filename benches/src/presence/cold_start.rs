@@ -20,11 +20,7 @@ pub(super) async fn run(args: &PresenceArgs, connections: usize) -> anyhow::Resu
     // Nothing is refreshed here: it has to last.
     let settings = [("TIMINGS__CONNECTION_TTL", "12h")];
     let mut cluster = Cluster::new(&args.sumu, &args.servers, &settings).await?;
-    let role = if cluster.is_embedded() {
-        "dev"
-    } else {
-        "presence"
-    };
+    let role = if cluster.is_dev() { "dev" } else { "presence" };
     cluster.start(role, "presence-1").await?;
     let (brokers, topic) = (cluster.brokers.clone(), cluster.topic("connections"));
     let presence = cluster.topic("presence");
@@ -47,7 +43,7 @@ pub(super) async fn run(args: &PresenceArgs, connections: usize) -> anyhow::Resu
     tokio::time::sleep(Duration::from_secs(2)).await;
     cluster.kill("presence-1").await?;
     // A group's dead member is missed only after this time; it is no part of the rebuild.
-    if !cluster.is_embedded() {
+    if !cluster.is_dev() {
         tokio::time::sleep(Duration::from_secs(8)).await;
     }
     let (_, took) = cluster.start(role, "presence-2").await?;

@@ -16,7 +16,7 @@ const LEASE: Duration = Duration::from_secs(15);
 const GRACE: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(args: &PresenceArgs, users: usize) -> anyhow::Result<()> {
-    anyhow::ensure!(args.servers.kafka.is_some(), "give --kafka and --cql");
+    anyhow::ensure!(args.servers.cql.is_some(), "give --kafka and --cql");
     let mut cluster = Cluster::new(&args.sumu, &args.servers, &[]).await?;
     cluster.start("presence", "presence-1").await?;
     cluster.start("ingest", "ingest-1").await?;

@@ -16,7 +16,7 @@ use crate::target::path_of;
 
 pub(super) async fn run(args: &PresenceArgs, users: usize) -> anyhow::Result<()> {
     let mut cluster = Cluster::new(&args.sumu, &args.servers, &[]).await?;
-    let sockets = if cluster.is_embedded() {
+    let sockets = if cluster.is_dev() {
         cluster.start("dev", "dev").await?.0
     } else {
         cluster.start("presence", "presence-1").await?;

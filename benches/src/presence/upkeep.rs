@@ -19,7 +19,7 @@ const COUNTED: Duration = Duration::from_secs(36);
 const DEFAULT_REFRESH: Duration = Duration::from_mins(15);
 
 pub(super) async fn run(args: &PresenceArgs, users: usize) -> anyhow::Result<()> {
-    anyhow::ensure!(args.servers.kafka.is_some(), "give --kafka and --cql");
+    anyhow::ensure!(args.servers.cql.is_some(), "give --kafka and --cql");
     let settings = [
         ("TIMINGS__CONNECTION_TTL", "24s"),
         ("TIMINGS__LEASE", "4s"),
