@@ -46,7 +46,7 @@ impl Folding {
             let fold = Partition::new(Arc::clone(&self.topic), partition, self.rules, None);
             (fold, Context::new(&SHA256))
         });
-        let mut outputs = Outputs::default();
+        let mut outputs = Outputs::events_only();
         fold.apply(offset, append_time, event, &mut outputs);
         for event in &outputs.events {
             part(told, &event.encode());

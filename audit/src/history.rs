@@ -3,6 +3,8 @@
 //! It is presence's own fold, begun early enough and stopped at the moment: a grace that was over by
 //! then is over, whether or not a record came to say so.
 
+mod read;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +13,8 @@ use presence::processor::{OnlineEvents, Outputs, Partition, Restart, Rules, Verd
 use schemas::presence::{Status, Transition};
 use schemas::{ConnectionEvent, ConnectionId, Millis, UserId};
 use serde::Serialize;
+
+pub use read::{ask, read};
 
 /// From when to when: what is told is exact within it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,7 +143,7 @@ impl History {
         if fold.over {
             return;
         }
-        let mut outputs = Outputs::default();
+        let mut outputs = Outputs::events_only();
         let verdict = fold
             .partition
             .apply(offset, append_time, event, &mut outputs);
@@ -149,12 +153,21 @@ impl History {
         self.note(outputs, begins);
     }
 
+    /// Adds what was folded of other partitions.
+    pub fn merge(&mut self, other: Self) {
+        self.folds.extend(other.folds);
+        self.open.extend(other.open);
+        self.sessions.extend(other.sessions);
+        self.folded += other.folded;
+        self.unreadable += other.unreadable;
+    }
+
     /// What is told, once every partition was read up to the window's end. `of` narrows it to one user.
     #[must_use]
     pub fn finish(mut self, of: Option<&UserId>) -> Told {
         let mut folds = std::mem::take(&mut self.folds);
         for fold in folds.values_mut() {
-            let mut outputs = Outputs::default();
+            let mut outputs = Outputs::events_only();
             let tick = ConnectionEvent::Tick;
             let next = fold.partition.next();
             let to = self.window.to;

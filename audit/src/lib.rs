@@ -8,7 +8,7 @@
 //!   records of a user ─▶ Timeline ─▶ what happened      records ─▶ seal ─▶ archive, verified without the log
 //! ```
 //!
-//! All but [`plan`] and [`archive::file`] is pure: no I/O, no clock.
+//! All but [`plan`], [`archive::file`] and [`history::read`] is pure: no I/O, no clock.
 
 pub mod addressed;
 pub mod archive;

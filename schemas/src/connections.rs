@@ -1,5 +1,7 @@
 //! Describes the events of connections: the source of truth that presence and the store are folded from.
 
+mod lean;
+
 use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -30,7 +30,7 @@ impl FromStr for Place {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "beginning" => return Ok(Self::Beginning),
-            "end" => return Ok(Self::End),
+            "end" | "now" => return Ok(Self::End),
             _ => {}
         }
         if let Some(moment) = time(text) {
@@ -40,7 +40,7 @@ impl FromStr for Place {
             return Ok(Self::Position(position));
         }
         token::duration(text).map(Self::Ago).map_err(|_nor_a_span| {
-            "neither `beginning`, `end`, a time such as 2026-01-31T12:00:00Z or \"2026-01-31 \
+            "neither `beginning`, `end`, `now`, a time such as 2026-01-31T12:00:00Z or \"2026-01-31 \
              12:00\" (local), a span such as 10m, nor a position such as sumu.connections-3-17"
                 .to_owned()
         })
@@ -93,6 +93,7 @@ mod tests {
     #[test]
     fn a_place_is_a_word_a_time_a_span_or_a_position() {
         assert_eq!("end".parse(), Ok(Place::End));
+        assert_eq!("now".parse(), Ok(Place::End));
         let time = Place::At(Millis(1_700_000_000_000));
         assert_eq!("2023-11-14T22:13:20Z".parse(), Ok(time));
         assert_eq!("10m".parse(), Ok(Place::Ago(Duration::from_mins(10))));

@@ -63,6 +63,11 @@ pub(crate) fn undamaged(log: &Log) -> Result<(), Incomplete> {
     Err(Incomplete(lacks))
 }
 
+/// The event of a record of `connections`, as far as presence looks at it; `None` if it cannot be read.
+pub(crate) fn folded(record: &RecordRef<'_>) -> Option<ConnectionEvent> {
+    ConnectionEvent::decode_for_fold(record.ce_type(), record.value.unwrap_or_default()).ok()
+}
+
 /// The event of a record of `connections`; `None` if it cannot be read.
 pub(crate) fn event(record: &RecordRef<'_>) -> Option<ConnectionEvent> {
     ConnectionEvent::decode(record.ce_type(), record.value.unwrap_or_default()).ok()

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+#[path = "cli/day.rs"]
+mod day;
 #[path = "cli/lost.rs"]
 mod lost;
 #[path = "cli/replay.rs"]

@@ -14,12 +14,23 @@ pub struct Outputs {
     pub events: Vec<PresenceEvent>,
     /// For the connections of the store. Presence rows follow from `events`.
     pub mutations: Vec<Mutation>,
+    /// Whether nobody wants the writes for the store.
+    events_only: bool,
 }
 
 /// Where a fold puts what it gives out; `None` while it only makes up its state.
 pub(super) type Sink<'a> = Option<&'a mut Outputs>;
 
 impl Outputs {
+    /// For a fold whose store does not matter: it makes no writes.
+    #[must_use]
+    pub fn events_only() -> Self {
+        Self {
+            events_only: true,
+            ..Self::default()
+        }
+    }
+
     /// Whether nothing was given out.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
@@ -53,7 +64,7 @@ impl Outputs {
     }
 
     pub(super) fn apply(sink: &mut Sink<'_>, event: &ConnectionEvent, at: Millis, ttl: Duration) {
-        if let Some(outputs) = sink {
+        if let Some(outputs) = sink.as_mut().filter(|outputs| !outputs.events_only) {
             outputs.mutations.extend(Mutation::of(event, at, ttl));
         }
     }
@@ -63,7 +74,7 @@ impl Outputs {
         at: Millis,
         connection: impl FnOnce() -> (UserId, ConnectionId),
     ) {
-        if let Some(outputs) = sink {
+        if let Some(outputs) = sink.as_mut().filter(|outputs| !outputs.events_only) {
             let (user_id, connection_id) = connection();
             outputs.mutations.push(Mutation::Delete {
                 user_id,

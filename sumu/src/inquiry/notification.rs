@@ -164,7 +164,7 @@ async fn tell(
         plan.ranges,
         History::new(connections, *rules, window),
         |record| {
-            let event = scanning::event(record);
+            let event = scanning::folded(record);
             Some((record.partition, record.offset, record.append_time, event))
         },
         |history, (partition, offset, time, event)| {

@@ -1,19 +1,20 @@
 //! Who was online, and when: `sumu audit presence`.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::num::NonZeroUsize;
 
 use anyhow::Context as _;
 use audit::history::{self, Online, Session, Told};
 use audit::plan::Removed;
-use audit::{Ask, History, Plan, Selection, Window, render};
-use eventlog::{Log, Start};
+use audit::{Plan, Window, render};
+use eventlog::Log;
 use jiff::tz::TimeZone;
 use runtime::Clock;
 use schemas::{Millis, UserId};
 use serde::Serialize;
 
 use crate::moment::Place;
+use crate::progress::Progress;
 use crate::settings::{self, Part};
 use crate::{Incomplete, Usage, console, scanning};
 
@@ -42,33 +43,19 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let log = Log::new(settings.log)?;
     let timings = settings.timings;
     let rules = history::rules(timings.connection_ttl, timings.presence_grace);
-    let ask = Ask {
-        topics: vec![Arc::clone(&log.topics().connections)],
-        partitions: vec![],
-        from: Start::Time(history::reads_from(window.from, &rules)),
-        to: Some(Start::Time(window.to)),
-        selection: Selection {
-            user: args.user.clone(),
-            ..Selection::default()
-        },
-        resume: None,
-    };
+    let ask = history::ask(&log, &rules, window, args.user.as_ref());
     let name = format!("the log at {}", log.config().brokers);
     let plan = console::while_waiting(&name, Plan::make(&log, &ask)).await?;
-    let history = History::new(Arc::clone(&log.topics().connections), rules, window);
-    let history = scanning::fold(
-        &log,
-        plan.ranges,
-        history,
-        |record| {
-            let event = scanning::event(record);
-            Some((record.partition, record.offset, record.append_time, event))
-        },
-        |history, (partition, offset, time, event)| {
-            history.apply(partition, offset, time, event.as_ref());
-        },
-    );
-    let told = history.await.context("reading connections")?;
+    let (own, ranges) = (log.clone(), plan.ranges);
+    let read = tokio::task::spawn_blocking(move || {
+        let progress = Progress::new();
+        let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        let show = |so_far| progress.show(so_far);
+        let history = history::read(&own, ranges, rules, window, threads, show);
+        progress.clear();
+        history
+    });
+    let told = read.await?.context("reading connections")?;
     let told = told.finish(args.user.as_ref());
     if told.unreadable > 0 {
         console::note(format_args!(
@@ -102,7 +89,10 @@ pub(super) fn complete(log: &Log, removed: &[Removed]) -> anyhow::Result<()> {
 impl Args {
     fn window(&self, now: Millis) -> Result<Window, Usage> {
         let moment = |place: &Place| {
-            let moment = place.moment(now);
+            let moment = match place {
+                Place::End => Some(now),
+                place => place.moment(now),
+            };
             moment.ok_or_else(|| Usage("presence is asked for at a time or a span ago".into()))
         };
         let (from, to) = match self.between.as_deref() {

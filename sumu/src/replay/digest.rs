@@ -51,7 +51,7 @@ pub(super) async fn print(settings: Settings) -> anyhow::Result<()> {
                 let value = record.value.map(<[u8]>::to_vec);
                 return Some(Item::Presence(record.key?.to_vec(), value));
             }
-            let event = scanning::event(record).map(Box::new);
+            let event = scanning::folded(record).map(Box::new);
             let (offset, time) = (record.offset, record.append_time);
             Some(Item::Connection(record.partition, offset, time, event))
         },
