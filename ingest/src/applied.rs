@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytestring::ByteString;
 use runtime::telemetry::trace;
-use schemas::push::{PushBatch, PushReply};
+use schemas::push::{BatchReply, PushBatch};
 use tracing::{Span, info_span};
 
 use crate::registry::{Mailbox, Registry};
@@ -57,11 +57,12 @@ impl Applied {
     /// The offset of a notification that is not UTF-8. What comes before it has been applied.
     pub fn apply(
         &self,
+        topic: &str,
         batch: &mut PushBatch,
         registry: &Registry,
-        reply: &mut PushReply,
+        reply: &mut BatchReply,
     ) -> Result<Vec<Arc<Mailbox>>, i64> {
-        let source = (batch.topic.clone(), batch.partition, batch.incarnation);
+        let source = (topic.to_owned(), batch.partition, batch.incarnation);
         let through = self.source(source);
         let mut through = through.lock().unwrap_or_else(PoisonError::into_inner);
         let push = info_span!("push", partition = batch.partition);
@@ -126,7 +127,7 @@ mod tests {
     use opentelemetry::trace::TracerProvider as _;
     use opentelemetry_sdk::error::OTelSdkResult;
     use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData, SpanProcessor};
-    use schemas::Epoch;
+    use schemas::notifications::Receipts;
     use schemas::push::{PushItem, Target};
     use tracing_subscriber::layer::SubscriberExt as _;
 
@@ -136,19 +137,20 @@ mod tests {
     use std::time::Duration;
     use tokio::time::Instant;
 
+    const TOPIC: &str = "sumu.notifications";
+
     fn batch(partition: i32, incarnation: u64, offsets: &[i64]) -> PushBatch {
         let item = |offset: &i64| PushItem {
             offset: *offset,
             target: Target::default(),
             data: offset.to_string().into(),
             traceparent: None,
+            receipts: Receipts::default(),
         };
         PushBatch {
-            edge_id: "edge".parse().unwrap(),
-            epoch: Epoch(1),
-            topic: "sumu.notifications".into(),
             incarnation,
             partition,
+            settled_below: -1,
             notifications: offsets.iter().map(item).collect(),
         }
     }
@@ -170,14 +172,9 @@ mod tests {
         applied: &Applied,
         mut batch: PushBatch,
         registry: &Registry,
-    ) -> Result<PushReply, i64> {
-        let mut reply = PushReply {
-            applied_through: -1,
-            delivered: 0,
-            overflowed: 0,
-            repeated: 0,
-        };
-        let crowded = applied.apply(&mut batch, registry, &mut reply)?;
+    ) -> Result<BatchReply, i64> {
+        let mut reply = BatchReply::new();
+        let crowded = applied.apply(TOPIC, &mut batch, registry, &mut reply)?;
         assert!(crowded.is_empty() && batch.notifications.is_empty());
         Ok(reply)
     }
@@ -237,7 +234,9 @@ mod tests {
         let mut seen = got(&mut inbox).len();
         // It reads: nothing overflows, though the batch is three times what its queue holds.
         while batch.notifications.len() > 100 {
-            let crowded = applied.apply(&mut batch, &registry, &mut reply).unwrap();
+            let crowded = applied
+                .apply(TOPIC, &mut batch, &registry, &mut reply)
+                .unwrap();
             assert_eq!(crowded.len(), 1);
             let reading = async { seen += got(&mut inbox).len() };
             tokio::join!(give_time(crowded, far), reading);
@@ -246,7 +245,9 @@ mod tests {
         // It stops reading: waited for as long as the patience lasts, then no more.
         let began = Instant::now();
         while !batch.notifications.is_empty() {
-            let crowded = applied.apply(&mut batch, &registry, &mut reply).unwrap();
+            let crowded = applied
+                .apply(TOPIC, &mut batch, &registry, &mut reply)
+                .unwrap();
             give_time(crowded, far).await;
         }
         let waited = began.elapsed();

@@ -8,7 +8,7 @@ use actix_web::http::header::CONTENT_TYPE;
 use actix_web::web::{Bytes, Data, Payload};
 use actix_web::{FromRequest as _, HttpRequest, HttpResponse};
 use runtime::http::Problem;
-use schemas::push::{self, PushBatch, PushReply};
+use schemas::push::{self, BatchReply, PushReply, PushRequest};
 use tokio::time::{Instant, sleep};
 
 use crate::edge::{Edge, now};
@@ -73,28 +73,33 @@ pub(crate) fn knows_secret(request: &HttpRequest, edge: &Edge) -> Result<(), Pro
     }
 }
 
-/// Applies a batch, giving crowded sockets time. What is not applied when time is up the pusher
-/// sends again.
+/// Applies the batches in turns, giving crowded sockets time: one that waits for a socket holds up
+/// none of the others, only their answer. What is not applied when time is up the pusher sends
+/// again.
 async fn take(body: Result<Bytes, actix_web::Error>, edge: &Edge) -> Result<PushReply, Problem> {
     let body = body.map_err(|error| crate::api::unreadable(&error))?;
-    let mut batch = PushBatch::decode(&body).map_err(|error| {
+    let mut pushed = PushRequest::decode(&body).map_err(|error| {
         Problem::new(StatusCode::BAD_REQUEST, "malformed_batch").detail(error.to_string())
     })?;
     let answer_by = Instant::now() + edge.config.limits.push_time;
-    let mut reply = PushReply {
-        applied_through: -1,
-        delivered: 0,
-        overflowed: 0,
-        repeated: 0,
-    };
+    let mut replies = vec![BatchReply::new(); pushed.batches.len()];
     loop {
-        addressed(edge, &batch)?;
-        let applied = edge.applied.apply(&mut batch, &edge.registry, &mut reply);
-        let crowded = applied.map_err(|offset| {
-            Problem::new(StatusCode::BAD_REQUEST, "not_utf8").detail(format!("offset {offset}"))
-        })?;
-        if batch.notifications.is_empty() || Instant::now() >= answer_by {
-            return Ok(reply);
+        addressed(edge, &pushed)?;
+        let (mut crowded, mut done) = (vec![], true);
+        for (batch, reply) in pushed.batches.iter_mut().zip(&mut replies) {
+            if reply.applied_through >= 0 && batch.notifications.is_empty() {
+                continue;
+            }
+            let applied = edge
+                .applied
+                .apply(&pushed.topic, batch, &edge.registry, reply);
+            crowded.extend(applied.map_err(|offset| {
+                Problem::new(StatusCode::BAD_REQUEST, "not_utf8").detail(format!("offset {offset}"))
+            })?);
+            done &= batch.notifications.is_empty();
+        }
+        if done || Instant::now() >= answer_by {
+            return Ok(PushReply { batches: replies });
         }
         give_time(crowded, answer_by).await;
     }
@@ -116,17 +121,17 @@ pub(crate) async fn give_time(mut crowded: Vec<Arc<Mailbox>>, until: Instant) {
     }
 }
 
-/// Whether the batch is meant for this edge in the life that it has now.
-fn addressed(edge: &Edge, batch: &PushBatch) -> Result<(), Problem> {
+/// Whether the request is meant for this edge in the life that it has now.
+fn addressed(edge: &Edge, pushed: &PushRequest) -> Result<(), Problem> {
     let standing = *edge.standing.borrow();
-    match standing.addressed(&edge.id, &batch.edge_id, batch.epoch, now()) {
+    match standing.addressed(&edge.id, &pushed.edge_id, pushed.epoch, now()) {
         Addressed::Here => Ok(()),
         Addressed::NotYet => {
             let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "edge_not_ready");
             Err(problem.retry_after(1))
         }
         Addressed::Elsewhere => {
-            let here = format!("{} holds no sockets of epoch {}", edge.id, batch.epoch);
+            let here = format!("{} holds no sockets of epoch {}", edge.id, pushed.epoch);
             Err(Problem::new(StatusCode::CONFLICT, "other_epoch").detail(here))
         }
     }

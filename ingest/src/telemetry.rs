@@ -4,7 +4,7 @@ use eventlog::{AppendError, Appended};
 use opentelemetry::metrics::{Counter, Gauge, Histogram, UpDownCounter};
 use opentelemetry::{KeyValue, global};
 use schemas::CloseCode;
-use schemas::push::PushReply;
+use schemas::push::{BatchReply, PushReply};
 
 /// Somebody who follows presence, counted until dropped.
 #[derive(Debug)]
@@ -116,22 +116,25 @@ impl Instruments {
         self.messages.add(1, &labels);
     }
 
-    /// A push batch was answered with that reply, or with the code of a problem.
+    /// A push was answered with that reply, or with the code of a problem.
     pub(crate) fn pushed(&self, reply: Result<&PushReply, &'static str>) {
         let outcome = reply.map_or_else(|code| code, |_| "applied");
         self.batches.add(1, &[KeyValue::new("outcome", outcome)]);
         let Ok(reply) = reply else {
             return;
         };
+        let sum = |count: fn(&BatchReply) -> u32| {
+            let counts = reply.batches.iter().map(count).map(u64::from);
+            counts.sum::<u64>()
+        };
         let counts = [
-            ("queued", reply.delivered),
-            ("overflowed", reply.overflowed),
-            ("repeated", reply.repeated),
+            ("queued", sum(|batch| batch.delivered)),
+            ("overflowed", sum(|batch| batch.overflowed)),
+            ("repeated", sum(|batch| batch.repeated)),
         ];
         for (outcome, count) in counts {
             if count > 0 {
-                self.frames
-                    .add(count.into(), &[KeyValue::new("outcome", outcome)]);
+                self.frames.add(count, &[KeyValue::new("outcome", outcome)]);
             }
         }
     }

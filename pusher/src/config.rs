@@ -67,7 +67,7 @@ pub struct Push {
     /// The longest wait after a failed request.
     #[serde(with = "compact::required")]
     pub backoff_max: Duration,
-    /// The most notifications in one request.
+    /// The most notifications of one partition in one request.
     pub batch: usize,
     /// The most bytes in one request, roughly; a single larger notification still goes.
     pub batch_bytes: usize,
@@ -75,8 +75,11 @@ pub struct Push {
     /// that come while it is on its way share the next.
     #[serde(with = "compact::required")]
     pub linger: Duration,
-    /// Requests in flight, over all partitions and edges.
+    /// Batches in flight, each of one partition for one edge, over all partitions and edges.
     pub in_flight: usize,
+    /// Requests in flight to one edge. What becomes ready while so many are on their way shares the
+    /// next.
+    pub requests_per_edge: usize,
     /// Notifications of one partition that are fetched and not settled; above it, the partition is
     /// paused.
     pub unsettled: usize,
@@ -121,6 +124,7 @@ impl Default for Push {
             batch_bytes: 1024 * 1024,
             linger: Duration::ZERO,
             in_flight: 256,
+            requests_per_edge: 4,
             unsettled: 10_000,
             unsettled_bytes: 16 * 1024 * 1024,
         }
@@ -143,6 +147,7 @@ impl Config {
             ("push.batch", push.batch == 0),
             ("push.batch_bytes", push.batch_bytes == 0),
             ("push.in_flight", push.in_flight == 0),
+            ("push.requests_per_edge", push.requests_per_edge == 0),
             ("push.unsettled", push.unsettled == 0),
             ("push.unsettled_bytes", push.unsettled_bytes == 0),
         ];

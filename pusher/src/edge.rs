@@ -13,34 +13,23 @@ use schemas::{DecodeError, EdgeId, Epoch};
 use serde::Serialize;
 
 use crate::config;
-use crate::dispatcher::{Batch, Failure};
-
-/// Where notifications come from: what an edge must know to filter by offsets.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
-    /// Their topic.
-    pub topic: Arc<str>,
-    /// Which life of their partition.
-    pub incarnation: u64,
-}
+use crate::dispatcher::Failure;
+use crate::outbox::{Parcel, Request};
 
 /// Edges, as a pusher sees them.
 pub trait EdgeClient: Send + Sync + Debug {
-    /// Sends one batch. Cancelled, or failed without an answer, it may still be applied.
+    /// Sends one request; the reply has as many batches as the request. Cancelled, or failed without
+    /// an answer, it may still be applied.
     ///
     /// # Errors
     /// [`PushError`]; its [`PushError::failure`] says what follows.
-    fn push<'a>(
-        &'a self,
-        batch: &'a Batch,
-        source: &'a Source,
-    ) -> BoxFuture<'a, Result<PushReply, PushError>>;
+    fn push<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<PushReply, PushError>>;
 
     /// Whether there is an answer of any kind at that push URL. Cancel safe.
     fn answers<'a>(&'a self, push_url: &'a str) -> BoxFuture<'a, bool>;
 }
 
-/// Why an edge did not take a batch.
+/// Why an edge did not take a request.
 #[derive(Debug, thiserror::Error)]
 pub enum PushError {
     /// There is no connection, or it broke, or no answer came in time.
@@ -50,7 +39,7 @@ pub enum PushError {
     #[error("the edge is of another epoch: {0}")]
     OtherEpoch(String),
     /// 413.
-    #[error("the batch is too large for the edge")]
+    #[error("the request is too large for the edge")]
     TooLarge,
     /// 401: the two do not share the push secret.
     #[error("the edge refuses the push secret")]
@@ -69,10 +58,18 @@ pub enum PushError {
     /// The answer is not a reply.
     #[error("the edge's answer: {0}")]
     Reply(DecodeError),
+    /// The answer is a reply to something else.
+    #[error("the edge answered {answered} batches of {sent}")]
+    Mismatch {
+        /// Batches in the answer.
+        answered: usize,
+        /// Batches in the request.
+        sent: usize,
+    },
 }
 
 impl PushError {
-    /// What it means for the batch.
+    /// What it means for each of its batches.
     #[must_use]
     pub const fn failure(&self) -> Failure {
         match self {
@@ -80,7 +77,9 @@ impl PushError {
             Self::OtherEpoch(_) => Failure::OtherEpoch,
             Self::TooLarge => Failure::TooLarge,
             Self::Unavailable(_) => Failure::Unavailable,
-            Self::Unauthorized | Self::Refused { .. } | Self::Reply(_) => Failure::Refused,
+            Self::Unauthorized | Self::Refused { .. } | Self::Reply(_) | Self::Mismatch { .. } => {
+                Failure::Refused
+            }
         }
     }
 }
@@ -93,7 +92,9 @@ pub struct HttpEdges {
 }
 
 /// The most bytes of an answer that are read.
-const MAX_REPLY_BYTES: usize = 4 * 1024;
+const MAX_REPLY_BYTES: usize = 16 * 1024 * 1024;
+/// Room in a body for what surrounds the items.
+const HEAD_BYTES: usize = 512;
 /// Where any edge answers, below its push URL.
 const HEALTH_PATH: &str = "/healthz";
 
@@ -121,28 +122,21 @@ impl HttpEdges {
 }
 
 impl EdgeClient for HttpEdges {
-    fn push<'a>(
-        &'a self,
-        batch: &'a Batch,
-        source: &'a Source,
-    ) -> BoxFuture<'a, Result<PushReply, PushError>> {
+    fn push<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<PushReply, PushError>> {
         Box::pin(async move {
-            let request = self
+            let push_url = (request.parcels.first()).map_or("", |parcel| &*parcel.batch.push_url);
+            let sending = self
                 .client
-                .post(format!(
-                    "{}{}",
-                    batch.push_url.trim_end_matches('/'),
-                    push::PATH
-                ))
+                .post(format!("{}{}", push_url.trim_end_matches('/'), push::PATH))
                 .header(header::CONTENT_TYPE, push::CONTENT_TYPE)
                 .header(push::SECRET_HEADER, self.secret.expose())
-                .body(encode(batch, source));
-            let response = request.send().await.map_err(unreachable)?;
+                .body(encode(request));
+            let response = sending.send().await.map_err(unreachable)?;
             let status = response.status();
             let body = beginning(response).await.map_err(unreachable)?;
             let text = || String::from_utf8_lossy(&body).chars().take(200).collect();
             match status {
-                StatusCode::OK => PushReply::decode(&body).map_err(PushError::Reply),
+                StatusCode::OK => reply(&body, request.parcels.len()),
                 StatusCode::CONFLICT => Err(PushError::OtherEpoch(text())),
                 StatusCode::PAYLOAD_TOO_LARGE => Err(PushError::TooLarge),
                 StatusCode::UNAUTHORIZED => Err(PushError::Unauthorized),
@@ -172,7 +166,7 @@ async fn beginning(mut response: Response) -> Result<Vec<u8>, reqwest::Error> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
         let room = MAX_REPLY_BYTES - body.len();
-        body.extend(chunk.iter().take(room));
+        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
         if chunk.len() > room {
             break;
         }
@@ -180,29 +174,58 @@ async fn beginning(mut response: Response) -> Result<Vec<u8>, reqwest::Error> {
     Ok(body)
 }
 
-/// A [`push::PushBatch`] whose items are shared with other batches and later attempts.
+fn reply(body: &[u8], sent: usize) -> Result<PushReply, PushError> {
+    let reply = PushReply::decode(body).map_err(PushError::Reply)?;
+    match reply.batches.len() {
+        answered if answered == sent => Ok(reply),
+        answered => Err(PushError::Mismatch { answered, sent }),
+    }
+}
+
+/// A [`push::PushRequest`] whose items are shared with other requests and later attempts.
 #[derive(Serialize)]
-struct Shared<'a> {
+struct SharedRequest<'a> {
     edge_id: &'a EdgeId,
     epoch: Epoch,
     topic: &'a str,
+    batches: Vec<SharedBatch<'a>>,
+}
+
+/// A [`push::PushBatch`] likewise.
+#[derive(Serialize)]
+struct SharedBatch<'a> {
     incarnation: u64,
     partition: i32,
+    settled_below: i64,
     notifications: &'a [Arc<PushItem>],
 }
 
-fn encode(batch: &Batch, source: &Source) -> Vec<u8> {
-    let life = &batch.ticket.life;
-    let shared = Shared {
+impl<'a> SharedBatch<'a> {
+    fn of(parcel: &'a Parcel) -> Self {
+        Self {
+            incarnation: parcel.source.incarnation,
+            partition: parcel.batch.ticket.partition,
+            settled_below: parcel.settled_below,
+            notifications: &parcel.batch.items,
+        }
+    }
+}
+
+fn encode(request: &Request) -> Vec<u8> {
+    let Some(first) = request.parcels.first() else {
+        return Vec::new();
+    };
+    let life = &first.batch.ticket.life;
+    let shared = SharedRequest {
         edge_id: &life.edge_id,
         epoch: life.epoch,
-        topic: &source.topic,
-        incarnation: source.incarnation,
-        partition: batch.ticket.partition,
-        notifications: &batch.items,
+        topic: &first.source.topic,
+        batches: request.parcels.iter().map(SharedBatch::of).collect(),
     };
+    let bytes = request.parcels.iter().map(|parcel| parcel.batch.bytes());
+    let room = Vec::with_capacity(HEAD_BYTES + bytes.sum::<usize>());
     // Every length is known and memory is the only sink: serialization cannot fail.
-    postcard::to_stdvec(&shared).unwrap_or_default()
+    postcard::to_extend(&shared, room).unwrap_or_default()
 }
 
 #[cfg(test)]

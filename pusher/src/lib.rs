@@ -1,15 +1,15 @@
 //! Carries notifications from the log to the edges.
 //!
 //! ```text
-//!   notifications ──▶ pipeline ──▶ prepare ─▶ planner ─▶ dispatcher ──▶ edge client ──▶ edges
-//!   (GroupConsumer)      ▲         decode,    which      what is sent    POST /internal/push
-//!                        │         look up    edges?     when, what           │
-//!    offsets committed ◀─┤         (store)               is settled?          │
-//!    below the lowest    └──────────────── Replied, Failed ◀─────────────────┘
+//!   notifications ──▶ pipeline ──▶ prepare ─▶ planner ─▶ dispatcher ─▶ outbox ─▶ edge client ─▶ edges
+//!   (GroupConsumer)      ▲         decode,    which      what is sent  joins     POST /internal/push
+//!                        │         look up    edges?     when, what    batches        │
+//!    offsets committed ◀─┤         (store)               is settled?                  │
+//!    below the lowest    └──────────────── Replied, Failed ◀──────────────────────────┘
 //!    unsettled one                        └▶ dlq (unreadable, too large)
 //! ```
 //!
-//! [`planner`] and [`dispatcher`] decide and are pure; the pipeline performs. The pusher writes to no
+//! [`planner`], [`dispatcher`] and [`outbox`] decide and are pure; the pipeline performs. The pusher writes to no
 //! store and opens no socket to a client.
 
 pub mod batch;
@@ -18,6 +18,7 @@ pub mod dispatcher;
 mod dlq;
 pub mod edge;
 mod incarnation;
+pub mod outbox;
 mod pipeline;
 pub mod planner;
 mod prepare;

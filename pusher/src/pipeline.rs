@@ -18,9 +18,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::batch::Prepared;
-use crate::dispatcher::{Applied, Batch, Dispatcher, Failure, Input, Ticket};
-use crate::edge::{EdgeClient, PushError, Source};
+use crate::dispatcher::{Applied, Dispatcher, Failure, Input};
+use crate::edge::{EdgeClient, PushError};
 use crate::incarnation::Incarnation;
+use crate::outbox::{Outbox, Request};
 use crate::planner::{LifeId, lives, plan};
 use crate::prepare::Preparation;
 use crate::telemetry::Telemetry;
@@ -72,7 +73,7 @@ enum Done {
     Begun(TopicPartition, u64, Result<(Incarnation, i64), LogError>),
     /// A batch of a partition, of that generation, can be planned.
     Prepared(i32, u64, Result<Prepared, LogError>),
-    Pushed(Batch, Duration, Result<PushReply, PushError>),
+    Pushed(Request, Duration, Result<PushReply, PushError>),
     Buried(i32, u64, i64),
     /// The partition went before its notification was in the DLQ.
     NotBuried,
@@ -102,6 +103,7 @@ struct Pipeline {
     health: Reports,
     telemetry: Telemetry,
     dispatcher: Dispatcher,
+    outbox: Outbox,
     partitions: BTreeMap<i32, Partition>,
     /// Assigned, and not started yet.
     starting: BTreeSet<TopicPartition>,
@@ -158,6 +160,7 @@ impl Pipeline {
             consumer: join(&log, &config)?,
             producer: log.producer()?,
             dispatcher: Dispatcher::new(config.limits(), rand::random()),
+            outbox: Outbox::new(config.push.requests_per_edge, config.push.batch_bytes),
             preparation: Arc::new(preparation),
             partitions: BTreeMap::new(),
             starting: BTreeSet::new(),
@@ -200,6 +203,11 @@ impl Pipeline {
                 Event::Members => self.see_lives(),
                 Event::Time => self.time(),
             }
+            // What is ready at the same time is sent at the same time.
+            while let Some(done) = self.tasks.try_join_next() {
+                self.done(done?)?;
+            }
+            self.flush();
         }
     }
 
@@ -219,7 +227,7 @@ impl Pipeline {
                         *revoked = true;
                     }
                     self.partitions.remove(&partition.partition);
-                    self.input(Input::Revoked(partition.partition));
+                    self.revoked(partition.partition);
                 }
             }
             Ok(GroupEvent::Records(records)) => self.fetched(records),
@@ -240,7 +248,7 @@ impl Pipeline {
             Done::Prepared(partition, generation, prepared) => {
                 self.prepared(partition, generation, prepared?);
             }
-            Done::Pushed(batch, took, answer) => self.pushed(&batch, took, answer),
+            Done::Pushed(request, took, answer) => self.pushed(request, took, answer),
             Done::Buried(partition, generation, offset) => {
                 self.burials -= 1;
                 self.health.dlq.ready();
@@ -264,6 +272,11 @@ impl Pipeline {
             Done::Nothing => {}
         }
         Ok(())
+    }
+
+    fn revoked(&mut self, partition: i32) {
+        self.outbox.retain(|of, _| of != partition);
+        self.input(Input::Revoked(partition));
     }
 
     fn time(&mut self) {
@@ -347,28 +360,38 @@ impl Pipeline {
         self.prepare(number);
     }
 
-    fn pushed(&mut self, batch: &Batch, took: Duration, answer: Result<PushReply, PushError>) {
-        let Ticket {
-            partition, life, ..
-        } = &batch.ticket;
+    fn pushed(&mut self, request: Request, took: Duration, answer: Result<PushReply, PushError>) {
+        let Some(life) = request.life().cloned() else {
+            return;
+        };
         let failure = answer.as_ref().map_err(PushError::failure);
-        self.telemetry.pushed(batch.items.len(), took, failure);
-        let input = match answer {
+        self.telemetry
+            .pushed(request.notifications(), took, failure);
+        match answer {
             Ok(reply) => {
-                debug!(partition, %life, ?reply, "pushed");
-                self.refusing.remove(life);
-                Input::Replied(batch.ticket.clone(), Applied(reply.applied_through))
+                debug!(%life, ?reply, "pushed");
+                self.refusing.remove(&life);
+                self.outbox.answered(&life);
+                for (parcel, reply) in request.parcels.into_iter().zip(reply.batches) {
+                    let applied = Applied(reply.applied_through);
+                    self.input(Input::Replied(parcel.batch.ticket, applied));
+                }
             }
+            // Which of them is too large is not said.
+            Err(PushError::TooLarge) if request.parcels.len() > 1 => self.outbox.split(request),
             Err(error) => {
-                debug!(partition, %life, %error, "push failed");
-                if error.failure() == Failure::Refused {
+                debug!(%life, %error, "push failed");
+                let failure = error.failure();
+                if failure == Failure::Refused {
                     self.refusing.insert(life.clone(), error.to_string());
                 }
-                Input::Failed(batch.ticket.clone(), error.failure())
+                self.outbox.answered(&life);
+                for parcel in request.parcels {
+                    self.input(Input::Failed(parcel.batch.ticket, failure));
+                }
             }
-        };
+        }
         self.report_refusals();
-        self.input(input);
     }
 
     /// Ready as long as no live edge refuses.
@@ -389,6 +412,7 @@ impl Pipeline {
         if let Some((through, lives)) = news {
             self.lives_through = through;
             self.live = lives.keys().cloned().collect();
+            self.outbox.retain(|_, life| lives.contains_key(life));
             self.refusing.retain(|life, _| lives.contains_key(life));
             self.report_refusals();
             self.input(Input::Lives(lives));

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use eventlog::Membership;
 use eventlog::membership::Life;
+use schemas::notifications::Receipts;
 use schemas::push::{PushItem, Target};
 use schemas::{ConnectionRow, EdgeId, Epoch, Millis, Notification, UserId};
 
@@ -211,6 +212,7 @@ fn spread(
             target,
             data: notification.data.clone(),
             traceparent: traceparent.clone(),
+            receipts: Receipts::default(),
         })
     };
     let mut edges = 0;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use opentelemetry::metrics::{Counter, Gauge, Histogram};
 use opentelemetry::{KeyValue, global};
-use schemas::PushReply;
+use schemas::push::{BatchReply, PushReply};
 
 use crate::dispatcher::Failure;
 use crate::planner::Unsent;
@@ -77,7 +77,7 @@ impl Telemetry {
                 "sumu.pusher.unsettled",
                 "Notifications fetched and not settled",
             ),
-            in_flight: gauge("sumu.pusher.in_flight", "Pushes without an answer"),
+            in_flight: gauge("sumu.pusher.in_flight", "Batches without an answer"),
         }
     }
 
@@ -140,12 +140,13 @@ impl Telemetry {
         self.push_duration
             .record(took.as_secs_f64(), &[KeyValue::new("outcome", outcome)]);
         if let Ok(reply) = answer {
-            let add = |count: u32, what| {
+            let add = |count: fn(&BatchReply) -> u32, what| {
+                let counts = reply.batches.iter().map(count).map(u64::from);
                 self.deliveries
-                    .add(u64::from(count), &[KeyValue::new("outcome", what)]);
+                    .add(counts.sum(), &[KeyValue::new("outcome", what)]);
             };
-            add(reply.delivered, "delivered");
-            add(reply.overflowed, "overflowed");
+            add(|batch| batch.delivered, "delivered");
+            add(|batch| batch.overflowed, "overflowed");
         }
     }
 

@@ -3,7 +3,7 @@
 //! ```text
 //!   bytes ──decode──▶ ConnectionEvent, EdgeRecord, PresenceEvent, Notification, Revocation   (log records)
 //!         ──decode──▶ ClientFrame ─▶ … ─▶ ServerFrame                                        (the socket)
-//!         ──decode──▶ PushBatch ─▶ … ─▶ PushReply                                            (pusher → edge)
+//!         ──decode──▶ PushRequest ─▶ … ─▶ PushReply                                            (pusher → edge)
 //! ```
 //!
 //! Nothing here does I/O, reads a clock or awaits. User JSON (`data`, `message`, `id`) is carried as
@@ -33,7 +33,7 @@ pub use id::{ConnectionId, EdgeId, Epoch, UserId};
 pub use notifications::Notification;
 pub use position::Position;
 pub use presence::PresenceEvent;
-pub use push::{PushBatch, PushReply};
+pub use push::{BatchReply, PushBatch, PushReply, PushRequest};
 pub use revocations::Revocation;
 pub use time::Millis;
 pub use topics::Topics;

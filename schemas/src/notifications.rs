@@ -2,11 +2,26 @@
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::push::Target;
 use crate::{ConnectionId, DecodeError, Millis, UserId, json};
+
+/// What is to be told of the deliveries of a notification.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Receipts {
+    /// Nothing.
+    None,
+    /// How many there were.
+    #[default]
+    Summary,
+    /// Every single one.
+    Full,
+}
 
 /// A request to deliver `data` to users, ready to be planned.
 #[derive(Clone, Debug, PartialEq, Eq)]

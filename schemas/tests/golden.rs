@@ -7,11 +7,12 @@ use std::path::Path;
 use bytes::Bytes;
 use schemas::cloudevents::SumuAttributes;
 use schemas::frames::{ClientFrame, Outcome, ServerFrame};
+use schemas::notifications::Receipts;
 use schemas::presence::{Status, UserState};
-use schemas::push::{PushItem, Target};
+use schemas::push::{BatchReply, Devices, Fate, PushItem, Target};
 use schemas::{
     ConnectionEvent, ConnectionId, EdgeRecord, Envelope, Epoch, Millis, Notification, Position,
-    PresenceEvent, PushBatch, PushReply, Revocation, UserId,
+    PresenceEvent, PushBatch, PushReply, PushRequest, Revocation, UserId,
 };
 use serde_json::value::RawValue;
 
@@ -369,13 +370,11 @@ fn unhex(text: &str) -> Vec<u8> {
 }
 
 #[test]
-fn push_batch_and_reply() {
+fn push_request() {
     let batch = PushBatch {
-        edge_id: "edge-1".parse().expect("an edge id"),
-        epoch: Epoch(42),
-        topic: "sumu.notifications".into(),
         incarnation: 0x0123_4567_89ab_cdef,
         partition: 3,
+        settled_below: 5,
         notifications: vec![
             PushItem {
                 offset: 7,
@@ -386,24 +385,63 @@ fn push_batch_and_reply() {
                 },
                 data: Bytes::from_static(b"{\"n\" : 1.0}"),
                 traceparent: None,
+                receipts: Receipts::None,
             },
             PushItem {
                 offset: 9,
                 target: Target::default(),
                 data: Bytes::from_static(b"null"),
                 traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
+                receipts: Receipts::Full,
             },
         ],
     };
-    assert_eq!(hex(&batch.encode()), golden("push-batch.hex"));
-    let bytes = unhex(&golden("push-batch.hex"));
-    assert_eq!(PushBatch::decode(&bytes).expect("a batch"), batch);
+    let other = PushBatch {
+        incarnation: 1,
+        partition: 4,
+        settled_below: -1,
+        notifications: vec![PushItem {
+            receipts: Receipts::Summary,
+            ..batch.notifications[1].clone()
+        }],
+    };
+    let request = PushRequest {
+        edge_id: "edge-1".parse().expect("an edge id"),
+        epoch: Epoch(42),
+        topic: "sumu.notifications".into(),
+        batches: vec![batch, other],
+    };
+    assert_eq!(hex(&request.encode()), golden("push-request.hex"));
+    let bytes = unhex(&golden("push-request.hex"));
+    assert_eq!(PushRequest::decode(&bytes).expect("a request"), request);
+}
 
-    let reply = PushReply {
-        applied_through: 9,
+#[test]
+fn push_reply() {
+    let fate = Fate {
+        offset: 9,
         delivered: 300,
         overflowed: 1,
-        repeated: 0,
+        connections: None,
+    };
+    let listed = Fate {
+        delivered: 1,
+        connections: Some(Devices {
+            delivered: vec![connection()],
+            gone: vec![connection()],
+            overflowed: vec![connection()],
+        }),
+        ..fate.clone()
+    };
+    let counted = BatchReply {
+        applied_through: 9,
+        repeated: 2,
+        delivered: 300,
+        overflowed: 1,
+        fates: vec![fate, listed],
+    };
+    let reply = PushReply {
+        batches: vec![counted, BatchReply::new()],
     };
     assert_eq!(hex(&reply.encode()), golden("push-reply.hex"));
     let mut bytes = unhex(&golden("push-reply.hex"));

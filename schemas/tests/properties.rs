@@ -8,11 +8,12 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use schemas::frames::ClientFrame;
 use schemas::json::{MAX_DEPTH, check_depth};
+use schemas::notifications::Receipts;
 use schemas::partition::partition_for;
 use schemas::push::{PushItem, Target};
 use schemas::{
     ConnectionEvent, ConnectionId, DecodeError, EdgeId, EdgeRecord, Epoch, Headers, Notification,
-    Position, PresenceEvent, PushBatch, PushReply, Revocation, UserId,
+    Position, PresenceEvent, PushBatch, PushReply, PushRequest, Revocation, UserId,
 };
 use serde_json::value::RawValue;
 
@@ -38,7 +39,7 @@ fn decode_all(bytes: &[u8]) {
     drop(Revocation::decode(bytes));
     drop(Notification::decode(&Bytes::copy_from_slice(bytes)));
     drop(ClientFrame::decode(&text));
-    drop(PushBatch::decode(bytes));
+    drop(PushRequest::decode(bytes));
     drop(PushReply::decode(bytes));
     drop(text.parse::<Position>());
     drop(text.parse::<UserId>());
@@ -237,27 +238,35 @@ proptest! {
     }
 
     #[test]
-    fn push_batches(
-        edge_id in edge(), epoch in any::<i64>(), incarnation in any::<u64>(),
+    fn push_requests(
+        edge_id in edge(), epoch in any::<i64>(), incarnation in any::<u64>(), settled_below in any::<i64>(),
+        batches in 1_usize..3, receipts in prop::sample::select(vec![Receipts::None, Receipts::Summary, Receipts::Full]),
         partition in any::<i32>(), users in vec(user(), 0..4), excluded in vec(user(), 0..2),
         connections in vec(connection(), 0..3), data in json(), offsets in prop::collection::btree_set(any::<i64>(), 1..4),
         traceparent in prop::option::of("[0-9a-f-]{55}"),
     ) {
         let target = Target { users, connections, exclude_users: excluded };
         let batch = PushBatch {
-            edge_id, epoch: Epoch(epoch), topic: "sumu.notifications".into(), incarnation, partition,
+            incarnation, partition, settled_below,
             notifications: offsets.into_iter().map(|offset| PushItem {
-                offset, target: target.clone(), data: data.clone().into(), traceparent: traceparent.clone(),
+                offset, target: target.clone(), data: data.clone().into(), traceparent: traceparent.clone(), receipts,
             }).collect(),
         };
-        let bytes = batch.encode();
-        prop_assert_eq!(PushBatch::decode(&bytes).expect("a batch"), batch.clone());
-        prop_assert!(PushBatch::decode(&[&bytes[..], b"\0"].concat()).is_err());
-        prop_assert!(PushBatch::decode(&bytes[..bytes.len() - 1]).is_err());
-        let mut doubled = batch;
-        doubled.notifications.extend(doubled.notifications.last().cloned());
-        let refused = PushBatch::decode(&doubled.encode());
+        let request = PushRequest {
+            edge_id, epoch: Epoch(epoch), topic: "sumu.notifications".into(), batches: vec![batch; batches],
+        };
+        let bytes = request.encode();
+        prop_assert_eq!(PushRequest::decode(&bytes).expect("a request"), request.clone());
+        prop_assert!(PushRequest::decode(&[&bytes[..], b"\0"].concat()).is_err());
+        prop_assert!(PushRequest::decode(&bytes[..bytes.len() - 1]).is_err());
+        let mut doubled = request;
+        let last = &mut doubled.batches[batches - 1];
+        last.notifications.extend(last.notifications.last().cloned());
+        let refused = PushRequest::decode(&doubled.encode());
         prop_assert!(matches!(refused, Err(DecodeError::NotAscending { .. })), "{refused:?}");
+        let none = PushRequest { batches: vec![], ..doubled };
+        let refused = PushRequest::decode(&none.encode());
+        prop_assert!(matches!(refused, Err(DecodeError::Empty(_))), "{refused:?}");
     }
 
     #[test]

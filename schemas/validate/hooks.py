@@ -6,10 +6,10 @@ from pathlib import Path
 import schemathesis
 from hypothesis import strategies
 
-MEDIA_TYPE = "application/vnd.sumu.push.v1+postcard"
+MEDIA_TYPE = "application/vnd.sumu.push.v2+postcard"
 MAX_URL = 65_534  # bytes; a longer one gets an empty 400, before anything looks at it
 
-golden = Path(__file__).parent.parent / "golden" / "push-batch.hex"
+golden = Path(__file__).parent.parent / "golden" / "push-request.hex"
 batch = bytes.fromhex(golden.read_text())
 batches = strategies.one_of(
     strategies.just(batch),

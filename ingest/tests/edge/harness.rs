@@ -12,7 +12,8 @@ use ingest::{Config, Deps, Error, Node};
 use jsonwebtoken::{EncodingKey, Header};
 use runtime::http::Endpoints;
 use runtime::{Clock, Health, Timings};
-use schemas::push::{self, PushBatch, PushItem, PushReply, Target};
+use schemas::notifications::Receipts;
+use schemas::push::{self, BatchReply, PushBatch, PushItem, PushReply, PushRequest, Target};
 use schemas::{ConnectionEvent, ConnectionId, Epoch, Headers};
 use serde_json::{Value, json};
 use store::ConnectionStore;
@@ -273,10 +274,16 @@ impl Edge {
     }
 
     /// Pushes frames to that target, as a pusher would.
-    pub(crate) async fn push(&self, batch: &PushBatch) -> PushReply {
-        let (status, body) = self.try_push(PUSH_SECRET, &batch.encode()).await;
+    pub(crate) async fn push(&self, request: &PushRequest) -> BatchReply {
+        let mut replies = self.push_all(request).await;
+        assert_eq!(replies.len(), 1);
+        replies.remove(0)
+    }
+
+    pub(crate) async fn push_all(&self, request: &PushRequest) -> Vec<BatchReply> {
+        let (status, body) = self.try_push(PUSH_SECRET, &request.encode()).await;
         assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
-        PushReply::decode(&body).unwrap()
+        PushReply::decode(&body).unwrap().batches
     }
 
     pub(crate) async fn try_push(&self, secret: &str, body: &[u8]) -> (u16, Vec<u8>) {
@@ -297,22 +304,27 @@ impl Edge {
     }
 }
 
-/// A batch for that life of the edge that holds `client`.
-pub(crate) fn batch(client: &Client, offset: i64, target: &Target, frames: &[&str]) -> PushBatch {
+/// A request of one batch for that life of the edge that holds `client`.
+pub(crate) fn batch(client: &Client, offset: i64, target: &Target, frames: &[&str]) -> PushRequest {
     let (edge_id, epoch) = client.id.home();
     let item = |(index, frame): (usize, &&str)| PushItem {
         offset: offset + i64::try_from(index).unwrap(),
         target: target.clone(),
         data: Bytes::copy_from_slice(frame.as_bytes()),
         traceparent: None,
+        receipts: Receipts::default(),
     };
-    PushBatch {
+    let batch = PushBatch {
+        incarnation: 1,
+        partition: 0,
+        settled_below: -1,
+        notifications: frames.iter().enumerate().map(item).collect(),
+    };
+    PushRequest {
         edge_id: edge_id.parse().unwrap(),
         epoch,
         topic: "sumu.notifications".into(),
-        incarnation: 1,
-        partition: 0,
-        notifications: frames.iter().enumerate().map(item).collect(),
+        batches: vec![batch],
     }
 }
 

@@ -39,6 +39,27 @@ async fn a_batch_reaches_its_targets_in_order_and_only_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn each_batch_of_a_request_is_applied_and_answered_for_itself() {
+    let cluster = Cluster::start().await;
+    let edge = cluster.edge().await;
+    let mut alice = edge.client("alice").await;
+    edge.push(&batch(&alice, 0, &users(&["alice"]), &["a0", "a1"]))
+        .await;
+    let mut sent = batch(&alice, 1, &users(&["alice"]), &["a1", "a2"]);
+    let other = batch(&alice, 7, &users(&["alice", "bob"]), &["b7"]);
+    sent.batches.extend(other.batches);
+    sent.batches[1].partition = 1;
+    let replies = edge.push_all(&sent).await;
+    let told = replies
+        .iter()
+        .map(|r| (r.applied_through, r.delivered, r.repeated));
+    assert_eq!(told.collect::<Vec<_>>(), [(2, 1, 1), (7, 1, 0)]);
+    for expected in ["a0", "a1", "a2", "b7"] {
+        assert_eq!(alice.receive().await, expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_for_this_life_of_this_edge_is_refused() {
     let cluster = Cluster::start().await;
     let edge = cluster

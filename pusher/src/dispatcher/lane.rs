@@ -189,7 +189,7 @@ impl Lane {
 }
 
 /// What an item takes in a request's body, roughly.
-fn weight(item: &PushItem) -> usize {
+pub(super) fn weight(item: &PushItem) -> usize {
     const PER_ITEM: usize = 16;
     let target = &item.target;
     let users = target.users.iter().chain(&target.exclude_users);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use schemas::push::PushItem;
 
+use super::lane::weight;
 use crate::planner::{LifeId, Plan};
 
 /// The limits that the dispatcher keeps.
@@ -21,7 +22,7 @@ pub struct Limits {
     pub batch_bytes: usize,
     /// How long a notification waits for others to share its batch.
     pub linger: Duration,
-    /// Requests in flight, over all partitions and edges.
+    /// Batches in flight, over all partitions and edges.
     pub in_flight: usize,
     /// The first wait after a failure; it doubles with each one.
     pub backoff: Duration,
@@ -135,4 +136,12 @@ pub struct Batch {
     pub push_url: Arc<str>,
     /// Ascending by offset, not empty.
     pub items: Vec<Arc<PushItem>>,
+}
+
+impl Batch {
+    /// What it takes in a request's body, roughly.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.items.iter().map(|item| weight(item)).sum()
+    }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use proptest::prelude::*;
+use schemas::notifications::Receipts;
 use schemas::push::{PushItem, Target};
 use schemas::{EdgeId, Epoch};
 
@@ -42,6 +43,7 @@ fn item(offset: i64) -> Arc<PushItem> {
         target: Target::default(),
         data: Bytes::from_static(b"{}"),
         traceparent: None,
+        receipts: Receipts::default(),
     })
 }
 

@@ -3,16 +3,24 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use schemas::PushBatch;
-use schemas::push::Target;
+use schemas::notifications::Receipts;
+use schemas::push::{BatchReply, PushBatch, PushRequest, Target};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::dispatcher::Ticket;
+use crate::dispatcher::{Batch, Ticket};
+use crate::outbox::Source;
 use crate::planner::LifeId;
 
-fn batch(push_url: &str) -> Batch {
+fn request(push_url: &str) -> Request {
+    let parcels = [5, 2].map(|partition| parcel(push_url, partition));
+    Request {
+        parcels: parcels.into(),
+    }
+}
+
+fn parcel(push_url: &str, partition: i32) -> Parcel {
     let item = PushItem {
         offset: 7,
         target: Target {
@@ -21,26 +29,37 @@ fn batch(push_url: &str) -> Batch {
         },
         data: Bytes::from_static(br#"{"a":1.0}"#),
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
+        receipts: Receipts::default(),
     };
     let life = LifeId {
         edge_id: "edge-1".parse().unwrap(),
         epoch: Epoch(3),
     };
-    Batch {
+    let batch = Batch {
         ticket: Ticket {
-            partition: 5,
+            partition,
             life,
             number: 1,
         },
         push_url: push_url.into(),
         items: vec![Arc::new(item)],
-    }
-}
-
-fn source() -> Source {
-    Source {
+    };
+    let source = Source {
         topic: "sumu.notifications".into(),
         incarnation: u64::MAX,
+    };
+    Parcel::new(batch, source, 6)
+}
+
+fn reply_to(batches: u32) -> PushReply {
+    let reply = |delivered| BatchReply {
+        applied_through: 7,
+        delivered,
+        overflowed: 1,
+        ..BatchReply::default()
+    };
+    PushReply {
+        batches: (0..batches).map(reply).collect(),
     }
 }
 
@@ -95,24 +114,18 @@ fn response(status: &str, body: &[u8]) -> Vec<u8> {
 
 async fn answer_of(response: Vec<u8>) -> Result<PushReply, PushError> {
     let (address, _served) = answering(response).await;
-    client()
-        .push(&batch(&format!("http://{address}")), &source())
-        .await
+    client().push(&request(&format!("http://{address}"))).await
 }
 
 #[tokio::test]
-async fn sends_the_batch_with_the_secret_and_reads_the_reply() {
-    let reply = PushReply {
-        applied_through: 7,
-        delivered: 2,
-        overflowed: 1,
-        repeated: 0,
-    };
+async fn sends_the_batches_with_the_secret_and_reads_the_reply() {
+    let reply = reply_to(2);
     let (address, served) = answering(response("200 OK", &reply.encode())).await;
     // With a slash at the end: it is a base URL.
-    let batch = batch(&format!("http://{address}/"));
-    assert_eq!(client().push(&batch, &source()).await.unwrap(), reply);
+    let request = request(&format!("http://{address}/"));
+    assert_eq!(client().push(&request).await.unwrap(), reply);
 
+    let item = (*request.parcels[0].batch.items[0]).clone();
     let request = served.await.unwrap();
     let head = String::from_utf8_lossy(&request).to_lowercase();
     assert!(
@@ -124,14 +137,18 @@ async fn sends_the_batch_with_the_secret_and_reads_the_reply() {
         head.contains(&format!("content-type: {}\r\n", push::CONTENT_TYPE)),
         "{head}"
     );
-    let sent = PushBatch::decode(body_of(&request).unwrap().0).unwrap();
-    let expected = PushBatch {
+    let sent = PushRequest::decode(body_of(&request).unwrap().0).unwrap();
+    let batch = |partition| PushBatch {
+        incarnation: u64::MAX,
+        partition,
+        settled_below: 6,
+        notifications: vec![item.clone()],
+    };
+    let expected = PushRequest {
         edge_id: "edge-1".parse().unwrap(),
         epoch: Epoch(3),
         topic: "sumu.notifications".into(),
-        incarnation: u64::MAX,
-        partition: 5,
-        notifications: vec![(*batch.items[0]).clone()],
+        batches: vec![batch(5), batch(2)],
     };
     assert_eq!(sent, expected);
 }
@@ -159,33 +176,47 @@ async fn tells_apart_why_a_push_failed() {
 }
 
 #[tokio::test]
+async fn a_reply_to_something_else_settles_nothing() {
+    let body = reply_to(1).encode();
+    let error = answer_of(response("200 OK", &body)).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            PushError::Mismatch {
+                answered: 1,
+                sent: 2
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn no_connection_no_answer_and_a_broken_answer_are_unreachable() {
     let free = TcpListener::bind("127.0.0.1:0")
         .await
         .unwrap()
         .local_addr()
         .unwrap();
-    let refused = client()
-        .push(&batch(&format!("http://{free}")), &source())
-        .await;
+    let refused = client().push(&request(&format!("http://{free}"))).await;
     assert_eq!(refused.unwrap_err().failure(), Failure::Unreachable);
     assert!(!client().answers(&format!("http://{free}")).await);
 
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", silent.local_addr().unwrap());
-    let late = client().push(&batch(&url), &source()).await;
+    let late = client().push(&request(&url)).await;
     assert_eq!(late.unwrap_err().failure(), Failure::Unreachable);
     assert!(!client().answers(&url).await);
 
     let broken = answer_of(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n".to_vec()).await;
     assert_eq!(broken.unwrap_err().failure(), Failure::Unreachable);
-    let nowhere = client().push(&batch("no url"), &source()).await;
+    let nowhere = client().push(&request("no url")).await;
     assert_eq!(nowhere.unwrap_err().failure(), Failure::Unreachable);
 }
 
 #[tokio::test]
 async fn reads_no_more_of_an_answer_than_a_reply_can_be() {
-    let error = answer_of(response("400 Bad Request", &vec![b'x'; 10_000_000]))
+    let error = answer_of(response("400 Bad Request", &vec![b'x'; 20_000_000]))
         .await
         .unwrap_err();
     let PushError::Refused { text, .. } = error else {

@@ -14,6 +14,7 @@ use tracing::{Instrument as _, info_span, warn};
 use super::{Done, Partition, Pipeline};
 use crate::dispatcher::{Batch, Input, Output};
 use crate::dlq;
+use crate::outbox::{Parcel, Request};
 use crate::planner::LifeId;
 
 /// The most traces that the span of one push is linked to.
@@ -49,29 +50,37 @@ impl Pipeline {
     }
 
     fn send(&mut self, batch: Batch) {
-        let Some(partition) = self.partitions.get(&batch.ticket.partition) else {
-            return;
-        };
-        let source = partition.source.clone();
+        if let Some(partition) = self.partitions.get(&batch.ticket.partition) {
+            let parcel = Parcel::new(batch, partition.source.clone(), partition.committed());
+            self.outbox.put(parcel);
+        }
+    }
+
+    /// Sends the requests that may go.
+    pub(super) fn flush(&mut self) {
+        while let Some(request) = self.outbox.take() {
+            self.push(request);
+        }
+    }
+
+    fn push(&mut self, request: Request) {
         let client = Arc::clone(&self.client);
         let span = info_span!(
             "push",
             otel.kind = "client",
-            edge = %batch.ticket.life,
-            partition = batch.ticket.partition,
-            notifications = batch.items.len(),
+            edge = request.life().map(tracing::field::display),
+            partitions = request.parcels.len(),
+            notifications = request.notifications(),
         );
-        let traces = batch
-            .items
-            .iter()
-            .filter_map(|item| item.traceparent.as_deref());
+        let items = request.parcels.iter().flat_map(|p| &p.batch.items);
+        let traces = items.filter_map(|item| item.traceparent.as_deref());
         for traceparent in traces.take(MAX_LINKS) {
             trace::link(&span, traceparent);
         }
         let push = async move {
             let start = Instant::now();
-            let answer = client.push(&batch, &source).await;
-            Done::Pushed(batch, start.elapsed(), answer)
+            let answer = client.push(&request).await;
+            Done::Pushed(request, start.elapsed(), answer)
         };
         self.tasks.spawn(push.instrument(span));
     }

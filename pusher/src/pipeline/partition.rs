@@ -9,10 +9,11 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, error, info, warn};
 
-use super::{Done, LOG_RETRY, Pipeline, Source, join};
+use super::{Done, LOG_RETRY, Pipeline, join};
 use crate::Error;
 use crate::dispatcher::Input;
 use crate::incarnation::Incarnation;
+use crate::outbox::Source;
 
 /// What the loop keeps of a partition beside the dispatcher's state.
 #[derive(Debug)]
@@ -59,6 +60,11 @@ impl Partition {
     /// Cancelled when it is ours no more.
     pub(super) fn gone(&self) -> CancellationToken {
         self.gone.token().clone()
+    }
+
+    /// What the group has been told: nothing below is sent again.
+    pub(super) const fn committed(&self) -> i64 {
+        self.committed
     }
 
     /// Takes a record in; answers its offset and size, unless it was fetched before.
@@ -247,7 +253,7 @@ impl Pipeline {
         self.starting.clear();
         self.beginning.clear();
         for partition in std::mem::take(&mut self.partitions).into_keys() {
-            self.input(Input::Revoked(partition));
+            self.revoked(partition);
         }
         let old = std::mem::replace(&mut self.consumer, join(&self.log, &self.config)?);
         old.close().await;
@@ -259,6 +265,7 @@ impl Pipeline {
         self.input(Input::Drain);
         let end = Instant::now() + self.config.drain_timeout;
         while self.dispatcher.in_flight() + self.burials > 0 {
+            self.flush();
             match tokio::time::timeout_at(end, self.tasks.join_next()).await {
                 Ok(Some(Ok(done @ (Done::Pushed(..) | Done::Buried(..) | Done::NotBuried)))) => {
                     drop(self.done(done));

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 
 use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
-use schemas::push::{CONTENT_TYPE, PATH, PushBatch, PushReply, SECRET_HEADER, Target};
+use schemas::push::{
+    BatchReply, CONTENT_TYPE, PATH, PushBatch, PushReply, PushRequest, SECRET_HEADER, Target,
+};
 use schemas::{ConnectionId, EdgeId, Epoch, UserId};
 
 use crate::SECRET;
@@ -25,13 +27,13 @@ pub(crate) struct Edge {
 pub(crate) struct State {
     sockets: BTreeMap<ConnectionId, Socket>,
     applied: BTreeMap<(i32, u64), i64>,
-    /// Batches taken.
+    /// Requests taken.
     pub(crate) pushes: usize,
     /// Notifications that came once more.
     pub(crate) repeated: u32,
     /// The traces that came along.
     pub(crate) traces: Vec<String>,
-    /// The most bytes of `data` in a batch; more is 413.
+    /// The most bytes of `data` in a request; more is 413.
     pub(crate) limit: Option<usize>,
     /// Applies what comes and then breaks the answer off, so many times.
     pub(crate) lose_answers: usize,
@@ -134,13 +136,18 @@ async fn push(
     if header(SECRET_HEADER).as_deref() != Some(SECRET.as_bytes()) {
         return HttpResponse::Unauthorized().finish();
     }
-    let batch = PushBatch::decode(&body).unwrap();
+    let pushed = PushRequest::decode(&body).unwrap();
     let mut state = state.lock().unwrap();
-    let size: usize = batch.notifications.iter().map(|item| item.data.len()).sum();
+    let items = pushed.batches.iter().flat_map(|batch| &batch.notifications);
+    let size: usize = items.map(|item| item.data.len()).sum();
     if state.limit.is_some_and(|limit| size > limit) {
         return HttpResponse::PayloadTooLarge().finish();
     }
-    let reply = state.apply(&batch);
+    state.pushes += 1;
+    let batches = pushed.batches.iter().map(|batch| state.apply(batch));
+    let reply = PushReply {
+        batches: batches.collect(),
+    };
     if state.lose_answers > 0 {
         state.lose_answers -= 1;
         return HttpResponse::ServiceUnavailable().finish();
@@ -149,8 +156,7 @@ async fn push(
 }
 
 impl State {
-    fn apply(&mut self, batch: &PushBatch) -> PushReply {
-        self.pushes += 1;
+    fn apply(&mut self, batch: &PushBatch) -> BatchReply {
         let applied = self
             .applied
             .entry((batch.partition, batch.incarnation))
@@ -174,11 +180,11 @@ impl State {
             }
         }
         self.repeated += repeated;
-        PushReply {
+        BatchReply {
             applied_through: *applied,
             delivered,
-            overflowed: 0,
             repeated,
+            ..BatchReply::default()
         }
     }
 }

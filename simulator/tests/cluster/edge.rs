@@ -14,7 +14,7 @@ use ingest::session::{self, Ending, Expiry, Identity, Session};
 use pusher::dispatcher::Failure;
 use schemas::connections::Closed;
 use schemas::edges::{EdgeRecord, Expired, ExpiryCause, Heartbeat, Started};
-use schemas::push::{PushBatch, PushReply};
+use schemas::push::{BatchReply, PushRequest};
 use schemas::{CloseCode, ConnectionEvent, ConnectionId, ConnectionRow, EdgeId, Millis};
 use store::Mutation;
 
@@ -114,7 +114,7 @@ pub(crate) enum EdgeEvent {
     Push {
         pusher: usize,
         request: u64,
-        batch: PushBatch,
+        pushed: PushRequest,
     },
     Probe {
         pusher: usize,
@@ -268,8 +268,8 @@ impl World {
             EdgeEvent::Push {
                 pusher,
                 request,
-                batch,
-            } => self.pushed_to(index, pusher, request, batch),
+                pushed,
+            } => self.pushed_to(index, pusher, request, pushed),
             EdgeEvent::Probe { pusher, life } => {
                 let hop = self.hop();
                 let answered = crate::pusher::PusherEvent::Probed {
@@ -779,7 +779,7 @@ impl World {
 
     // --- pushes
 
-    fn pushed_to(&mut self, index: usize, pusher: usize, request: u64, mut batch: PushBatch) {
+    fn pushed_to(&mut self, index: usize, pusher: usize, request: u64, mut pushed: PushRequest) {
         if self.edges[index].hung {
             self.covered("push endpoint hung");
             return;
@@ -787,28 +787,26 @@ impl World {
         let now = instant(self.now);
         let edge = &self.edges[index];
         let standing = edge.standing();
-        let answer = match standing.addressed(&edge.id, &batch.edge_id, batch.epoch, now) {
+        let answer = match standing.addressed(&edge.id, &pushed.edge_id, pushed.epoch, now) {
             Addressed::NotYet => Err(Failure::Unavailable),
             Addressed::Elsewhere => Err(Failure::OtherEpoch),
             Addressed::Here => {
-                let mut reply = PushReply {
-                    applied_through: -1,
-                    delivered: 0,
-                    overflowed: 0,
-                    repeated: 0,
-                };
-                while !batch.notifications.is_empty() {
-                    let applied = edge.applied.apply(&mut batch, &edge.registry, &mut reply);
-                    applied.expect("JSON is text");
+                let mut replies = vec![BatchReply::new(); pushed.batches.len()];
+                for (batch, reply) in pushed.batches.iter_mut().zip(&mut replies) {
+                    while !batch.notifications.is_empty() {
+                        let applied =
+                            (edge.applied).apply(&pushed.topic, batch, &edge.registry, reply);
+                        applied.expect("JSON is text");
+                    }
                 }
-                if reply.repeated > 0 {
+                if replies.iter().any(|reply| reply.repeated > 0) {
                     self.covered("push repeated");
                 }
                 let numbers: Vec<u64> = self.edges[index].sockets.keys().copied().collect();
                 for number in numbers {
                     self.look_at_mailbox(index, number);
                 }
-                Ok(reply.applied_through)
+                Ok(replies)
             }
         };
         self.push_answered(pusher, index, request, answer);

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use eventlog::{Commit, Membership, Record, TopicPartition};
 use pusher::batch::{Preparing, Step};
 use pusher::dispatcher::{Applied, Batch, Dispatcher, Failure, Input, Limits, Output};
+use pusher::outbox::{Outbox, Parcel, Request, Source};
 use pusher::planner::{LifeId, lives, plan};
 use schemas::edges::{EdgeRecord, Expired, ExpiryCause};
-use schemas::push::PushBatch;
+use schemas::push::{BatchReply, PushBatch, PushRequest};
 use schemas::{ConnectionId, Headers, Position, UserId};
 
 use crate::broker::{EdgesValue, NOTIFICATIONS, Payload, Sync};
@@ -40,7 +41,8 @@ pub(crate) struct Pusher {
     generation: i64,
     assigned: BTreeSet<i32>,
     partitions: BTreeMap<i32, Partition>,
-    requests: BTreeMap<u64, Batch>,
+    outbox: Outbox,
+    requests: BTreeMap<u64, Request>,
     numbers: u64,
     runs: bool,
 }
@@ -84,7 +86,7 @@ pub(crate) enum PusherEvent {
     },
     Answered {
         request: u64,
-        answer: Result<i64, Failure>,
+        answer: Result<Vec<BatchReply>, Failure>,
     },
     Probed {
         life: LifeId,
@@ -103,6 +105,7 @@ impl Pusher {
             generation: -1,
             assigned: BTreeSet::new(),
             partitions: BTreeMap::new(),
+            outbox: Outbox::new(1, 1 << 20),
             requests: BTreeMap::new(),
             numbers: 0,
             runs: false,
@@ -314,7 +317,9 @@ impl World {
 
     fn revoke(&mut self, index: usize, gone: BTreeSet<i32>) {
         for partition in gone {
-            self.pushers[index].partitions.remove(&partition);
+            let pusher = &mut self.pushers[index];
+            pusher.partitions.remove(&partition);
+            pusher.outbox.retain(|of, _| of != partition);
             self.input(index, Input::Revoked(partition));
         }
     }
@@ -527,6 +532,7 @@ impl World {
         pusher.lives_through = through;
         let lives = lives(&pusher.membership);
         pusher.live = lives.keys().cloned().collect();
+        pusher.outbox.retain(|_, life| lives.contains_key(life));
         self.input(index, Input::Lives(lives));
     }
 
@@ -548,6 +554,7 @@ impl World {
                 Output::Settled { .. } | Output::Bury { .. } => {}
             }
         }
+        self.flush(index);
     }
 
     fn pause_fetching(&mut self, index: usize, partition: i32, paused: bool) {
@@ -558,22 +565,39 @@ impl World {
 
     fn send(&mut self, index: usize, batch: Batch) {
         let pusher = &mut self.pushers[index];
-        let ticket = &batch.ticket;
-        let Some(state) = pusher.partitions.get(&ticket.partition) else {
-            return;
-        };
-        let body = PushBatch {
-            edge_id: ticket.life.edge_id.clone(),
-            epoch: ticket.life.epoch,
-            topic: TOPIC.into(),
-            incarnation: state.incarnation,
-            partition: ticket.partition,
-            notifications: batch.items.iter().map(|item| (**item).clone()).collect(),
+        if let Some(state) = pusher.partitions.get(&batch.ticket.partition) {
+            let source = Source {
+                topic: TOPIC.into(),
+                incarnation: state.incarnation,
+            };
+            pusher.outbox.put(Parcel::new(batch, source, -1));
+        }
+    }
+
+    /// Sends the requests that may go.
+    fn flush(&mut self, index: usize) {
+        while let Some(request) = self.pushers[index].outbox.take() {
+            if request.parcels.len() > 1 {
+                self.covered("push of several partitions");
+            }
+            self.push(index, request);
+        }
+    }
+
+    fn push(&mut self, index: usize, sent: Request) {
+        let pusher = &mut self.pushers[index];
+        let first = &sent.parcels[0];
+        let life = &first.batch.ticket.life;
+        let body = PushRequest {
+            edge_id: life.edge_id.clone(),
+            epoch: life.epoch,
+            topic: first.source.topic.to_string(),
+            batches: sent.parcels.iter().map(body_of).collect(),
         };
         pusher.numbers += 1;
         let request = pusher.numbers;
-        let edge = edge_of(&batch.push_url);
-        pusher.requests.insert(request, batch);
+        let edge = edge_of(&first.batch.push_url);
+        pusher.requests.insert(request, sent);
         let cut = self.cut.contains(&(index, edge));
         if cut || !self.is_up(Node::Edge(edge)) {
             let after = if cut { REQUEST_TIMEOUT } else { self.hop() };
@@ -584,7 +608,7 @@ impl World {
         let push = EdgeEvent::Push {
             pusher: index,
             request,
-            batch: body,
+            pushed: body,
         };
         self.later(hop, Node::Edge(edge), What::Edge(edge, push));
         let answer = Err(Failure::Unreachable);
@@ -601,7 +625,7 @@ impl World {
         index: usize,
         edge: usize,
         request: u64,
-        answer: Result<i64, Failure>,
+        answer: Result<Vec<BatchReply>, Failure>,
     ) {
         if self.cut.contains(&(index, edge)) || !self.is_up(Node::Pusher(index)) {
             return;
@@ -614,15 +638,28 @@ impl World {
         self.pusher_later(index, hop, PusherEvent::Answered { request, answer });
     }
 
-    fn push_done(&mut self, index: usize, request: u64, answer: Result<i64, Failure>) {
-        let Some(batch) = self.pushers[index].requests.remove(&request) else {
+    fn push_done(&mut self, index: usize, request: u64, answer: Result<Vec<BatchReply>, Failure>) {
+        let pusher = &mut self.pushers[index];
+        let Some(sent) = pusher.requests.remove(&request) else {
             return;
         };
-        let input = match answer {
-            Ok(through) => Input::Replied(batch.ticket, Applied(through)),
-            Err(failure) => Input::Failed(batch.ticket, failure),
-        };
-        self.input(index, input);
+        pusher.outbox.answered(sent.life().expect("not empty"));
+        let tickets = sent.parcels.into_iter().map(|parcel| parcel.batch.ticket);
+        match answer {
+            Ok(replies) => {
+                for (ticket, reply) in tickets.zip(replies) {
+                    self.input(
+                        index,
+                        Input::Replied(ticket, Applied(reply.applied_through)),
+                    );
+                }
+            }
+            Err(failure) => {
+                for ticket in tickets {
+                    self.input(index, Input::Failed(ticket, failure));
+                }
+            }
+        }
     }
 
     fn probe(&mut self, index: usize, life: LifeId, url: &str) {
@@ -694,6 +731,17 @@ fn index_of(partition: i32) -> usize {
 }
 
 /// Which edge process answers there.
+fn body_of(parcel: &Parcel) -> PushBatch {
+    PushBatch {
+        incarnation: parcel.source.incarnation,
+        partition: parcel.batch.ticket.partition,
+        settled_below: parcel.settled_below,
+        notifications: (parcel.batch.items.iter())
+            .map(|item| (**item).clone())
+            .collect(),
+    }
+}
+
 fn edge_of(url: &str) -> usize {
     url.rsplit_once('/')
         .and_then(|(_, number)| number.parse().ok())
