@@ -4,12 +4,16 @@
 
 #[path = "cli/day.rs"]
 mod day;
+#[path = "cli/digest.rs"]
+mod digest;
 #[path = "cli/lost.rs"]
 mod lost;
 #[path = "cli/replay.rs"]
 mod replay;
 #[path = "cli/seals.rs"]
 mod seals;
+#[path = "cli/shadow.rs"]
+mod shadow;
 #[path = "cli/store.rs"]
 mod store;
 

@@ -1,8 +1,6 @@
 //! Who was online, at a thousand moments of a day of traffic with crashes: `sumu audit presence --at`
 //! answers what a shadow knows that never saw the log.
 
-mod shadow;
-
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
@@ -11,12 +9,13 @@ use eventlog::{Config, Log};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use schemas::Millis;
 
+use super::shadow::{Day, Random};
 use super::{Dev, PATIENCE, output, sumu, text};
-use shadow::{Day, Random};
 
 pub(crate) const TTL: i64 = 30 * 60_000;
 pub(crate) const GRACE: i64 = 5_000;
@@ -26,23 +25,34 @@ const INSTANTS: usize = 1_000;
 /// Of them as many are asked for on the command line.
 const ON_THE_COMMAND_LINE: usize = 20;
 
-/// The day's records with the times of the day: a broker that was there would have set them.
-async fn append(brokers: &str, day: &Day) {
-    let config = |client: &mut ClientConfig| client.set("bootstrap.servers", brokers).clone();
-    let admin: AdminClient<DefaultClientContext> =
-        config(&mut ClientConfig::new()).create().unwrap();
-    let topic = NewTopic::new("day.connections", PARTITIONS, TopicReplication::Fixed(1))
+/// A topic whose records keep the times that they come with; one that is there stays.
+pub(crate) async fn make_topic(brokers: &str, name: &str, partitions: i32) {
+    let mut client = ClientConfig::new();
+    let client = client.set("bootstrap.servers", brokers);
+    let admin: AdminClient<DefaultClientContext> = client.create().unwrap();
+    let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1))
         .set("message.timestamp.type", "CreateTime");
     let made = admin.create_topics(&[topic], &AdminOptions::new()).await;
-    assert!(made.unwrap().iter().all(Result::is_ok));
-    let producer: BaseProducer = config(&mut ClientConfig::new()).create().unwrap();
+    for made in made.unwrap() {
+        let there = matches!(made, Err((_, RDKafkaErrorCode::TopicAlreadyExists)));
+        assert!(made.is_ok() || there, "{made:?}");
+    }
+}
+
+/// The day's records with the times of the day: a broker that was there would have set them.
+pub(crate) async fn append(brokers: &str, prefix: &str, day: &Day) {
+    let topic = format!("{prefix}connections");
+    make_topic(brokers, &topic, PARTITIONS).await;
+    let mut client = ClientConfig::new();
+    let client = client.set("bootstrap.servers", brokers);
+    let producer: BaseProducer = client.create().unwrap();
     for record in &day.records {
         let kind = Header {
             key: "ce_type",
             value: Some(record.event.ce_type()),
         };
         let value = record.event.encode();
-        let sent: BaseRecord<'_, str, [u8]> = BaseRecord::to("day.connections")
+        let sent: BaseRecord<'_, str, [u8]> = BaseRecord::to(&topic)
             .partition(record.partition)
             .timestamp(record.at)
             .headers(OwnedHeaders::new().insert(kind))
@@ -86,7 +96,7 @@ async fn a_day_of_crashes_is_told_as_it_was() {
     let day = Day::simulate(0x5eed, PARTITIONS);
     let kinds = day.kinds();
     assert!(kinds.iter().all(|(_, count)| *count > 20), "{kinds:?}");
-    append(&brokers, &day).await;
+    append(&brokers, PREFIX, &day).await;
     let log = Log::new(Config {
         brokers: brokers.clone(),
         prefix: PREFIX.into(),

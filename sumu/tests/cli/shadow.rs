@@ -11,7 +11,7 @@ use schemas::{
     UserId, partition,
 };
 
-use super::{GRACE, TTL};
+use super::day::{GRACE, TTL};
 
 const USERS: usize = 40;
 const EDGES: usize = 3;
