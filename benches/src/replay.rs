@@ -1,11 +1,16 @@
 //! Measures how fast the log is read for audits, beside a bare librdkafka consumer of the same records.
 
 use std::hint::black_box;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use audit::history::{self, History, Window};
+use audit::archive::file::{Form, Writer};
+use audit::archive::{Head, Line};
+use audit::history::{self, Window};
 use audit::{Ask, Format, Plan, Selection};
 use broker::Broker;
 use eventlog::scan::{Range, Step};
@@ -17,8 +22,11 @@ use rdkafka::{Message as _, Offset, TopicPartitionList};
 use schemas::cloudevents::Envelope;
 use schemas::{ConnectionEvent, ConnectionId, ConnectionRow, Epoch, Millis, UserId};
 use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
+use crate::process;
 use crate::report::Report;
 
 /// How much to measure.
@@ -36,21 +44,29 @@ pub(crate) struct Args {
     /// A broker to use instead of the embedded one. The topics stay there, under a prefix of their own.
     #[arg(long)]
     brokers: Option<String>,
+    /// Serve as the embedded broker of another run, on this folder.
+    #[arg(long, hide = true)]
+    serve: Option<PathBuf>,
 }
 
 const PARTITIONS: i32 = 12;
 const UNDER_WAY: usize = 50_000;
 
 /// Reads the same records in every way, in turn, and prints a table: `floor` is the bare consumer.
+/// The broker is a process of its own, so CPU is the reader's alone.
 #[expect(clippy::print_stdout, reason = "the table is what this command is for")]
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+    if let Some(data) = &args.serve {
+        return serve(data).await;
+    }
     let data = TempDir::new()?;
-    let embedded = match &args.brokers {
-        Some(_) => None,
-        None => Some(start(&data).await?),
+    let (_embedded, brokers) = match args.brokers.clone() {
+        Some(brokers) => (None, brokers),
+        None => {
+            let (child, brokers) = start(&data).await?;
+            (Some(child), brokers)
+        }
     };
-    let own = embedded.as_ref().map(|broker| broker.address().to_string());
-    let brokers = args.brokers.clone().or(own).context("no broker")?;
     let log = Log::new(Config {
         brokers,
         prefix: format!("bench{}.", std::process::id()),
@@ -72,19 +88,39 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let ranges = Plan::make(&log, &ask).await?.ranges;
     let report = tokio::task::spawn_blocking(move || measure(&log, &ranges, &args)).await??;
     println!("{}", report.table());
-    if let Some(broker) = embedded {
-        broker.shutdown().await;
-    }
     Ok(())
 }
 
-async fn start(data: &TempDir) -> anyhow::Result<Broker> {
+/// This program again, as the broker.
+async fn start(data: &TempDir) -> anyhow::Result<(Child, String)> {
+    let mut child = Command::new(std::env::current_exe()?)
+        .args(["replay", "--serve"])
+        .arg(data.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let out = child.stdout.take().context("stdout")?;
+    let address = BufReader::new(out).lines().next_line().await?;
+    Ok((child, address.context("the broker has ended")?))
+}
+
+/// Until standard input ends.
+#[expect(
+    clippy::print_stdout,
+    reason = "the address is for whoever started this"
+)]
+async fn serve(data: &Path) -> anyhow::Result<()> {
     let config = broker::Config {
         listen: ([127, 0, 0, 1], 0).into(),
-        data: data.path().into(),
+        data: data.into(),
         ..broker::Config::default()
     };
-    Ok(Broker::start(config).await?)
+    let broker = Broker::start(config).await?;
+    println!("{}", broker.address());
+    tokio::io::stdin().read_to_end(&mut Vec::new()).await?;
+    broker.shutdown().await;
+    Ok(())
 }
 
 fn user(number: u64) -> anyhow::Result<UserId> {
@@ -160,42 +196,61 @@ fn measure(log: &Log, ranges: &[Range], args: &Args) -> anyhow::Result<Report> {
         ..Selection::default()
     };
     for _ in 0..args.runs {
-        let bare = rate(args.records, || bare(log, ranges))?;
-        let all = rate(args.records, || {
-            scan(log, ranges, |record| Format::JsonLines.line(record).ok())
-        })?;
-        let of_user = rate(args.records, || {
-            scan(log, ranges, |record| {
-                let wanted = selection.matches(log.topics(), record);
-                wanted.then(|| Format::JsonLines.line(record))
-            })
-        })?;
-        let of_edge = rate(args.records, || {
-            scan(log, ranges, |record| {
-                let wanted = edge.matches(log.topics(), record);
-                wanted.then(|| Format::JsonLines.line(record))
-            })
-        })?;
-        let presence = rate(args.records, || fold(log, ranges))?;
-        for (figure, value) in [
-            ("replay, all as JSON lines [records/s]", all),
-            ("replay, of one user, all partitions [records/s]", of_user),
-            ("replay, of an edge that is not there [records/s]", of_edge),
-            ("who was online, folding all [records/s]", presence),
-        ] {
-            report.add(figure, true, bare);
-            report.add(figure, false, value);
+        let bare = speed(args.records, || bare(log, ranges))?;
+        let readings = [
+            (
+                "all as JSON lines",
+                speed(args.records, || {
+                    scan(log, ranges, |record| Format::JsonLines.line(record).ok())
+                })?,
+            ),
+            (
+                "of one user, all partitions",
+                speed(args.records, || {
+                    scan(log, ranges, |record| {
+                        let wanted = selection.matches(log.topics(), record);
+                        wanted.then(|| Format::JsonLines.line(record))
+                    })
+                })?,
+            ),
+            (
+                "of an edge that is not there",
+                speed(args.records, || {
+                    scan(log, ranges, |record| {
+                        let wanted = edge.matches(log.topics(), record);
+                        wanted.then(|| Format::JsonLines.line(record))
+                    })
+                })?,
+            ),
+            (
+                "who was online, on 2 threads",
+                speed(args.records, || fold(log, ranges))?,
+            ),
+            (
+                "an archive, as Parquet",
+                speed(args.records, || archive(log, ranges))?,
+            ),
+        ];
+        for (figure, reading) in readings {
+            for (unit, of) in [("records/s", 0), ("records/s of a core", 1)] {
+                let figure = format!("{figure} [{unit}]");
+                report.add(&figure, true, bare[of]);
+                report.add(&figure, false, reading[of]);
+            }
         }
     }
     Ok(report)
 }
 
-fn rate(records: u64, read: impl FnOnce() -> anyhow::Result<u64>) -> anyhow::Result<f64> {
-    let began = Instant::now();
+/// Records in a second, and in a second of CPU.
+fn speed(records: u64, read: impl FnOnce() -> anyhow::Result<u64>) -> anyhow::Result<[f64; 2]> {
+    let cpu = || anyhow::Ok(process::usage(&[std::process::id()])?.cpu());
+    let (before, began) = (cpu()?, Instant::now());
     let seen = read()?;
     ensure!(seen == records, "read {seen} of {records}");
+    let took = [began.elapsed(), cpu()?.saturating_sub(before)];
     #[expect(clippy::cast_precision_loss, reason = "a rate")]
-    Ok(records as f64 / began.elapsed().as_secs_f64())
+    Ok(took.map(|took| records as f64 / took.as_secs_f64().max(0.01)))
 }
 
 /// Polls each message, and touches its key and payload.
@@ -260,22 +315,30 @@ fn fold(log: &Log, ranges: &[Range]) -> anyhow::Result<u64> {
         from: Millis::MAX,
         to: Millis::MAX,
     };
-    let mut history = History::new(Arc::clone(&log.topics().connections), rules, window);
-    let pick = |record: &RecordRef<'_>| {
-        let value = record.value.unwrap_or_default();
-        let event = ConnectionEvent::decode(record.ce_type(), value).ok();
-        Some((record.partition, record.offset, record.append_time, event))
-    };
-    let mut scan = log.scan(ranges.to_vec(), pick)?;
-    loop {
-        match scan.step()? {
-            Step::Picked((partition, offset, time, event)) => {
-                history.apply(partition, offset, time, event.as_ref());
+    let threads = NonZeroUsize::MIN.saturating_add(1);
+    let history = history::read(log, ranges.to_vec(), rules, window, threads, |_| ())?;
+    let told = history.finish(None);
+    Ok(black_box(told).folded)
+}
+
+/// As `sumu audit export` writes it, but for the seals.
+fn archive(log: &Log, ranges: &[Range]) -> anyhow::Result<u64> {
+    let folder = TempDir::new()?;
+    let mut out = Writer::create(&folder.path().join("archive.parquet"), Form::Table)?;
+    out.line(&Line::Head(Head::new(Millis(0), vec![])))?;
+    let mut records = 0;
+    for range in ranges {
+        let write = |record: &RecordRef<'_>| out.record(record, false).err();
+        let mut scan = log.scan(vec![range.clone()], write)?;
+        loop {
+            match scan.step()? {
+                Step::Picked(error) => return Err(error.into()),
+                Step::Busy | Step::CaughtUp => {}
+                Step::Done => break,
             }
-            Step::Busy | Step::CaughtUp => {}
-            Step::Done => break,
         }
+        records += scan.progress().records;
     }
-    black_box(history.finish(None));
-    Ok(scan.progress().records)
+    out.finish()?;
+    Ok(records)
 }

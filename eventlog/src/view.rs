@@ -34,8 +34,18 @@ pub struct HeadersRef<'a>(From<'a>);
 
 #[derive(Clone, Copy)]
 enum From<'a> {
-    Fetched(Option<&'a BorrowedHeaders>),
+    /// librdkafka takes headers apart when they are first asked for.
+    Fetched(&'a BorrowedMessage<'a>),
     Owned(&'a Headers),
+}
+
+impl<'a> From<'a> {
+    fn fetched(self) -> Option<&'a BorrowedHeaders> {
+        match self {
+            Self::Fetched(message) => message.headers(),
+            Self::Owned(_) => None,
+        }
+    }
 }
 
 impl<'a> HeadersRef<'a> {
@@ -44,8 +54,8 @@ impl<'a> HeadersRef<'a> {
     pub fn get(&self, name: &str) -> Option<&'a [u8]> {
         match self.0 {
             From::Owned(headers) => headers.get(name).map(AsRef::as_ref),
-            From::Fetched(headers) => {
-                let headers = headers?;
+            From::Fetched(_) => {
+                let headers = self.0.fetched()?;
                 let header = (0..headers.count())
                     .rev()
                     .filter_map(|at| headers.try_get(at))
@@ -63,10 +73,11 @@ impl<'a> HeadersRef<'a> {
 
     /// Every header, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> {
-        let (owned, fetched) = match self.0 {
-            From::Owned(headers) => (Some(headers), None),
-            From::Fetched(headers) => (None, headers),
+        let owned = match self.0 {
+            From::Owned(headers) => Some(headers),
+            From::Fetched(_) => None,
         };
+        let fetched = self.0.fetched();
         let owned = owned.into_iter().flat_map(Headers::iter);
         let fetched = fetched.into_iter().flat_map(|headers| headers.iter());
         owned
@@ -90,7 +101,7 @@ impl<'a> RecordRef<'a> {
             append_time: messages::append_time(message),
             key: message.key(),
             value: message.payload(),
-            headers: HeadersRef(From::Fetched(message.headers())),
+            headers: HeadersRef(From::Fetched(message)),
         }
     }
 
