@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytestring::ByteString;
 use runtime::telemetry::trace;
 use schemas::push::{BatchReply, PushBatch};
 use tracing::{Span, info_span};
 
+use crate::frame::Frame;
 use crate::registry::{Mailbox, Registry};
 
 /// The frames handed over without a pause: other requests are served in between.
@@ -77,9 +77,9 @@ impl Applied {
                 reply.repeated += 1;
                 continue;
             }
-            // Checked and made once; every socket shares the bytes.
-            let data = item.data.clone();
-            let frame = ByteString::try_from(data).map_err(|_not_utf8| item.offset)?;
+            // Checked and encoded once; every socket shares the bytes.
+            let data = std::str::from_utf8(&item.data).map_err(|_not_utf8| item.offset)?;
+            let frame = Frame::text(data);
             let parent = item.traceparent.as_ref().filter(|_| traced);
             let span = parent.map_or_else(Span::none, |parent| {
                 let span = info_span!("deliver notification", offset = item.offset);
@@ -180,7 +180,7 @@ mod tests {
     }
 
     fn got(inbox: &mut Inbox) -> Vec<String> {
-        std::iter::from_fn(|| inbox.try_next().map(|frame| frame.to_string())).collect()
+        std::iter::from_fn(|| inbox.try_next()?.read_text().map(|text| text.to_string())).collect()
     }
 
     #[test]

@@ -149,7 +149,7 @@ pub struct Limits {
     /// A socket that was silent for so long is closed with 4408.
     #[serde(with = "compact::required")]
     pub silence: Duration,
-    /// A socket that takes no frame for so long is closed with 4429.
+    /// A socket that takes no bytes for so long is closed with 4429.
     #[serde(with = "compact::required")]
     pub write_timeout: Duration,
     /// A message without the log's answer for so long is answered 504, its outcome unknown.

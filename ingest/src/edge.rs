@@ -71,6 +71,8 @@ pub(crate) struct Edge {
     pub(crate) fences: mpsc::Sender<Epoch>,
     /// One for each socket, from its opening until its `closed` is logged.
     pub(crate) slots: Arc<Semaphore>,
+    /// The sockets' loops, from their 101 to the end of their transport.
+    pub(crate) sockets: TaskTracker,
     /// Openings, refreshes and closings: they outlive the request and the thread of the socket.
     pub(crate) tasks: TaskTracker,
     /// Where those run.

@@ -4,23 +4,24 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix_http::ws;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{
     AUTHORIZATION, HeaderMap, ORIGIN, SEC_WEBSOCKET_PROTOCOL, USER_AGENT,
 };
-use actix_web::web::{Data, Payload, Query};
-use actix_web::{FromRequest as _, HttpRequest, HttpResponse};
+use actix_web::web::{Data, Query};
+use actix_web::{HttpMessage as _, HttpRequest, HttpResponse};
 use runtime::http::Problem;
 use tokio::sync::oneshot;
 
 use crate::admission::address::{client, source};
 use crate::admission::gate::Closed;
 use crate::auth::Refusal;
+use crate::connection::Begin;
 use crate::edge::{Denied, Edge, Permit, now};
-use crate::guard::Guard;
 use crate::opening::{Candidate, Refused, open};
 use crate::session::{Identity, Session};
-use crate::{connection, socket};
+use crate::takeover::Upgradable;
 
 /// The subprotocol that sumu speaks.
 const PROTOCOL: &str = "sumu.v1";
@@ -32,13 +33,17 @@ const USER_AGENT_BYTES: usize = 256;
 /// `GET /push`
 pub(crate) async fn connect(
     request: HttpRequest,
-    body: Payload,
     edge: Data<Edge>,
 ) -> actix_web::Result<HttpResponse> {
-    let max = edge.config.limits.max_message_bytes;
-    let body = guarded(&request, body, max).await?;
     // Checks the handshake. The answer is held back until the connection is open.
-    let (answer, socket, messages) = actix_ws::handle_with_protocols(&request, body, &[PROTOCOL])?;
+    let mut answer = ws::handshake(request.head())?;
+    if request.extensions().get::<Upgradable>().is_none() {
+        // With a body, or a protocol beside `websocket`: HTTP keeps the connection.
+        return Err(ws::HandshakeError::NoWebsocketUpgrade.into());
+    }
+    if protocols(request.headers()).any(|offered| offered == PROTOCOL) {
+        answer.insert_header((SEC_WEBSOCKET_PROTOCOL, PROTOCOL));
+    }
     let edge = edge.into_inner();
     let candidate = match candidate(&request, &edge).await {
         Ok(candidate) => candidate,
@@ -76,15 +81,13 @@ pub(crate) async fn connect(
         expiry: edge.expiry(expires_at),
     };
     let session = Session::new(Arc::clone(&edge.rules), identity, now()).permitting(permit);
-    let (reader, writer) = socket::actix(socket, messages, max);
-    actix_web::rt::spawn(connection::run(edge, reader, writer, opened, session));
-    Ok(answer)
-}
-
-/// The body, but for frames that are too long.
-async fn guarded(request: &HttpRequest, body: Payload, max: usize) -> actix_web::Result<Payload> {
-    let payload = Box::pin(Guard::new(body.into_inner(), max));
-    Payload::from_request(request, &mut actix_web::dev::Payload::Stream { payload }).await
+    let mut answer = answer.finish().map_into_boxed_body();
+    answer.extensions_mut().insert(Begin {
+        edge,
+        opened,
+        session,
+    });
+    Ok(answer.into())
 }
 
 /// Who asks, if they may.
@@ -168,11 +171,7 @@ fn token(headers: &HeaderMap, query: &str) -> Option<String> {
     if let Some(token) = text(AUTHORIZATION).and_then(bearer) {
         return Some(token.to_owned());
     }
-    let offered = headers
-        .get_all(SEC_WEBSOCKET_PROTOCOL)
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .find_map(|protocol| protocol.trim().strip_prefix(BEARER));
+    let offered = protocols(headers).find_map(|protocol| protocol.strip_prefix(BEARER));
     if let Some(token) = offered {
         return Some(token.to_owned());
     }
@@ -182,6 +181,15 @@ fn token(headers: &HeaderMap, query: &str) -> Option<String> {
         .into_iter()
         .find(|(name, _)| name == "authorization")
         .map(|(_, value)| bearer(&value).map(str::to_owned).unwrap_or(value))
+}
+
+/// The subprotocols that the client offers.
+fn protocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    headers
+        .get_all(SEC_WEBSOCKET_PROTOCOL)
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
 }
 
 fn bearer(value: &str) -> Option<&str> {

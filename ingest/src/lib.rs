@@ -4,6 +4,7 @@
 //!   client ─GET /push─▶ gateway ─▶ auth ─▶ opening ─▶ log: `opened` ─▶ store ─▶ the 101
 //!                                             │ registers
 //!   pusher ─POST /internal/push─▶ push ─▶ applied ─▶ registry ─mailbox─▶ connection (THE loop) ◀─▶ session (pure)
+//!   the 101 ─▶ takeover: the connection is no more HTTP's ─▶ socket ──────────┘
 //!                                                                │  send, publish ─▶ log ─▶ ack
 //!   edges topic ◀─▶ lifecycle ◀─▶ lease (pure) ─ standing ─▶ everything above
 //!   revocations topic ─▶ revoke ─▶ revocations (pure): who may neither enter nor stay
@@ -22,12 +23,14 @@ pub mod auth;
 pub mod config;
 mod connection;
 mod edge;
+pub mod frame;
 mod gateway;
-mod guard;
+mod incoming;
 pub mod journal;
 mod known;
 pub mod lease;
 mod lifecycle;
+pub mod mailbox;
 mod opening;
 mod push;
 pub mod registry;
@@ -37,6 +40,7 @@ mod server;
 pub mod session;
 mod socket;
 mod subscription;
+mod takeover;
 mod telemetry;
 mod watchlist;
 
@@ -67,7 +71,8 @@ use crate::admission::gate::{self, Gate};
 use crate::edge::Edge;
 use crate::lease::Standing;
 use crate::lifecycle::Lifecycle;
-use crate::registry::{MailboxLimits, Registry};
+use crate::mailbox::MailboxLimits;
+use crate::registry::Registry;
 use crate::revocations::Revocations;
 use crate::server::Servers;
 use crate::session::{Route, Rules};
@@ -177,11 +182,7 @@ impl Node {
             push_secret: deps.push_secret,
             peers: peers(limits, &deps.tls)?,
             push_url,
-            registry: Registry::new(MailboxLimits {
-                frames: limits.max_queued_frames,
-                bytes: limits.max_queued_bytes,
-                patience: limits.push_patience,
-            }),
+            registry: Registry::new(mailbox_limits(limits)),
             revocations: RwLock::new(Revocations::new(
                 limits.max_revocations,
                 deps.log.config().revocation_retention,
@@ -196,6 +197,7 @@ impl Node {
             standing: current,
             fences: fence,
             slots: slots(limits.max_connections),
+            sockets: TaskTracker::new(),
             tasks: TaskTracker::new(),
             handle: Handle::current(),
             log: deps.log,
@@ -266,7 +268,7 @@ impl Node {
             () = edge.api_keys.follow(every) => Ok(()),
             () = follow_all(certificates, every) => Ok(()),
         };
-        running.stop().await;
+        running.stop(&edge).await;
         keys_end.cancel();
         // Sockets that were cut off by the end of their listener are logged too.
         edge.tasks.close();
@@ -304,6 +306,14 @@ fn peers(limits: &config::Limits, tls: &tls::Client) -> Result<reqwest::Client, 
         .timeout(limits.forward_timeout)
         .build()
         .map_err(|error| Error::Config(vec![format!("the client for other edges: {error}")]))
+}
+
+const fn mailbox_limits(limits: &config::Limits) -> MailboxLimits {
+    MailboxLimits {
+        frames: limits.max_queued_frames,
+        bytes: limits.max_queued_bytes,
+        patience: limits.push_patience,
+    }
 }
 
 fn gate_limits(limits: &config::Limits) -> gate::Limits {

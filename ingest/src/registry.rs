@@ -1,19 +1,17 @@
 //! Finds the sockets of a user, and hands them frames without waiting for any.
 //!
-//! Maps are sharded, and no lock is held over an await. A mailbox is the one bounded queue between
-//! the pushes and a socket. Pushes have some patience with one that is more than half full, so that
-//! a burst does not close clients that read; who still overflows it is closed.
+//! Maps are sharded, and no lock is held over an await.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Duration;
 
-use bytestring::ByteString;
 use schemas::push::Target;
 use schemas::{CloseCode, ConnectionId, Millis, UserId};
-use tokio::sync::{Notify, mpsc};
+
+use crate::frame::Frame;
+pub use crate::mailbox::{Delivered, Inbox, Mailbox, MailboxLimits};
 
 /// Every socket of this edge. Cheap to share behind an `Arc`.
 #[derive(Debug)]
@@ -21,18 +19,7 @@ pub struct Registry {
     shards: Box<[RwLock<Shard>]>,
     hasher: RandomState,
     count: AtomicUsize,
-    limits: MailboxLimits,
-}
-
-/// How much may wait for one socket.
-#[derive(Clone, Copy, Debug)]
-pub struct MailboxLimits {
-    /// Frames.
-    pub frames: usize,
-    /// Bytes of frames.
-    pub bytes: usize,
-    /// How long pushes may wait, all together, for a socket that stays more than half full.
-    pub patience: Duration,
+    limits: Arc<MailboxLimits>,
 }
 
 /// The users whose ids hash here, and the connections whose ids do.
@@ -40,141 +27,6 @@ pub struct MailboxLimits {
 struct Shard {
     users: HashMap<UserId, Vec<Arc<Mailbox>>>,
     connections: HashMap<ConnectionId, Arc<Mailbox>>,
-}
-
-/// The senders' side of a socket's queue.
-#[derive(Debug)]
-pub struct Mailbox {
-    user_id: UserId,
-    connection_id: ConnectionId,
-    /// Since when its user has it, or the token that it was opened with: whichever is earlier.
-    since: Millis,
-    frames: mpsc::Sender<ByteString>,
-    queued_bytes: AtomicUsize,
-    limits: MailboxLimits,
-    /// How long pushes have waited since the queue was last half empty, in microseconds.
-    waited: AtomicU64,
-    /// The close code that the edge decided on; 0 while there is none. The first one stands.
-    closing: AtomicU16,
-    wake: Notify,
-}
-
-/// The socket's side of its queue.
-#[derive(Debug)]
-pub struct Inbox {
-    frames: mpsc::Receiver<ByteString>,
-    mailbox: Arc<Mailbox>,
-}
-
-/// Which sockets took a frame.
-#[derive(Debug, Default)]
-pub struct Delivered {
-    /// Took it into their queue.
-    pub queued: u32,
-    /// Had no room, and are being closed.
-    pub overflowed: u32,
-    /// Took it, and should be given time before the next one.
-    pub crowded: Vec<Arc<Mailbox>>,
-}
-
-impl Mailbox {
-    /// Queues a frame, or decides that the socket is too slow. Never waits.
-    pub(crate) fn deliver(self: &Arc<Self>, frame: &ByteString, delivered: &mut Delivered) {
-        if self.closing().is_some() {
-            return;
-        }
-        let before = self.queued_bytes.fetch_add(frame.len(), Ordering::AcqRel);
-        // A frame over the limit by itself still goes into an empty queue.
-        let fits = before == 0 || before.saturating_add(frame.len()) <= self.limits.bytes;
-        if fits && self.frames.try_send(frame.clone()).is_ok() {
-            delivered.queued += 1;
-            if self.needs_time() {
-                delivered.crowded.push(Arc::clone(self));
-            }
-            return;
-        }
-        self.queued_bytes.fetch_sub(frame.len(), Ordering::AcqRel);
-        if !self.frames.is_closed() && self.close(CloseCode::TOO_FAST_OR_SLOW) {
-            delivered.overflowed += 1;
-        }
-    }
-
-    /// Whether it is more than half full and may still be waited for.
-    pub fn needs_time(&self) -> bool {
-        let waited = Duration::from_micros(self.waited.load(Ordering::Relaxed));
-        let gone = || self.frames.is_closed() || self.closing().is_some();
-        self.is_crowded() && waited < self.limits.patience && !gone()
-    }
-
-    /// Notes that a push has waited for it.
-    pub fn waited(&self, span: Duration) {
-        let micros = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
-        self.waited.fetch_add(micros, Ordering::Relaxed);
-    }
-
-    fn is_crowded(&self) -> bool {
-        let frames = self.frames.max_capacity() - self.frames.capacity();
-        frames > self.limits.frames / 2
-            || self.queued_bytes.load(Ordering::Acquire) > self.limits.bytes / 2
-    }
-
-    /// Asks for the socket to be closed; answers whether nobody had asked before.
-    pub fn close(&self, code: CloseCode) -> bool {
-        let first = self
-            .closing
-            .compare_exchange(0, code.0, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok();
-        self.wake.notify_one();
-        first
-    }
-
-    /// The close code that the edge has decided on, if it has.
-    #[must_use]
-    pub fn closing(&self) -> Option<CloseCode> {
-        let code = self.closing.load(Ordering::Acquire);
-        (code != 0).then_some(CloseCode(code))
-    }
-
-    /// Waits until the edge wants the socket closed. Cancel safe.
-    pub async fn close_asked(&self) -> CloseCode {
-        loop {
-            if let Some(code) = self.closing() {
-                return code;
-            }
-            self.wake.notified().await;
-        }
-    }
-}
-
-impl Inbox {
-    /// The next frame. Cancel safe.
-    pub async fn next(&mut self) -> Option<ByteString> {
-        let frame = self.frames.recv().await;
-        self.taken(frame)
-    }
-
-    /// The next frame, if there is one already.
-    pub fn try_next(&mut self) -> Option<ByteString> {
-        let frame = self.frames.try_recv().ok();
-        self.taken(frame)
-    }
-
-    fn taken(&self, frame: Option<ByteString>) -> Option<ByteString> {
-        if let Some(frame) = &frame {
-            self.mailbox
-                .queued_bytes
-                .fetch_sub(frame.len(), Ordering::AcqRel);
-            if !self.mailbox.is_crowded() {
-                self.mailbox.waited.store(0, Ordering::Relaxed);
-            }
-        }
-        frame
-    }
-
-    /// The senders' side.
-    pub fn mailbox(&self) -> Arc<Mailbox> {
-        Arc::clone(&self.mailbox)
-    }
 }
 
 impl Registry {
@@ -186,7 +38,7 @@ impl Registry {
             shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
             hasher: RandomState::new(),
             count: AtomicUsize::new(0),
-            limits,
+            limits: Arc::new(limits),
         }
     }
 
@@ -211,18 +63,12 @@ impl Registry {
         since: Millis,
         max_per_user: usize,
     ) -> Option<Inbox> {
-        let (sender, frames) = mpsc::channel(self.limits.frames);
-        let mailbox = Arc::new(Mailbox {
-            user_id: user_id.clone(),
-            connection_id: connection_id.clone(),
+        let mailbox = Arc::new(Mailbox::new(
+            user_id.clone(),
+            connection_id.clone(),
             since,
-            frames: sender,
-            queued_bytes: AtomicUsize::new(0),
-            limits: self.limits,
-            waited: AtomicU64::new(0),
-            closing: AtomicU16::new(0),
-            wake: Notify::new(),
-        });
+            Arc::clone(&self.limits),
+        ));
         {
             let mut shard = self.write(user_id.as_str());
             let mailboxes = shard.users.entry(user_id.clone()).or_default();
@@ -235,7 +81,7 @@ impl Registry {
             .connections
             .insert(connection_id.clone(), Arc::clone(&mailbox));
         self.count.fetch_add(1, Ordering::AcqRel);
-        Some(Inbox { frames, mailbox })
+        Some(Inbox::new(mailbox))
     }
 
     /// Removes a socket.
@@ -258,7 +104,7 @@ impl Registry {
     }
 
     /// Hands `frame` to every socket that `target` means, once each.
-    pub fn deliver(&self, target: &Target, frame: &ByteString) -> Delivered {
+    pub fn deliver(&self, target: &Target, frame: &Frame) -> Delivered {
         let mut delivered = Delivered::default();
         let excluded = |user: &UserId| target.exclude_users.binary_search(user).is_ok();
         if target.is_broadcast() {
@@ -350,6 +196,8 @@ fn read(shard: &RwLock<Shard>) -> RwLockReadGuard<'_, Shard> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn registry() -> Registry {
@@ -396,7 +244,7 @@ mod tests {
             let mut inboxes: Vec<_> = [("a", 1), ("a", 2), ("b", 3), ("c", 4)]
                 .map(|(name, number)| (number, join(&registry, name, number)))
                 .into();
-            let delivered = registry.deliver(&target, &"{}".into());
+            let delivered = registry.deliver(&target, &Frame::text("{}"));
             let mut got = vec![];
             for (number, inbox) in &mut inboxes {
                 if inbox.try_next().is_some() {
@@ -409,21 +257,21 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn who_overflows_is_closed_and_gets_no_more() {
+    #[test]
+    fn who_overflows_is_closed_and_gets_no_more() {
         let registry = registry();
         let mut inbox = join(&registry, "a", 1);
         let everybody = Target::default();
         for _ in 0..2 {
-            let delivered = registry.deliver(&everybody, &"x".into());
+            let delivered = registry.deliver(&everybody, &Frame::text("x"));
             assert_eq!((delivered.queued, delivered.overflowed), (1, 0));
         }
-        let delivered = registry.deliver(&everybody, &"x".into());
+        let delivered = registry.deliver(&everybody, &Frame::text("x"));
         assert_eq!((delivered.queued, delivered.overflowed), (0, 1));
-        let code = inbox.mailbox().close_asked().await;
-        assert_eq!(code, CloseCode::TOO_FAST_OR_SLOW);
-        assert!(inbox.next().await.is_some());
-        let delivered = registry.deliver(&everybody, &"x".into());
+        let code = inbox.mailbox().closing();
+        assert_eq!(code, Some(CloseCode::TOO_FAST_OR_SLOW));
+        assert!(inbox.try_next().is_some());
+        let delivered = registry.deliver(&everybody, &Frame::text("x"));
         let nobody = (delivered.queued, delivered.overflowed);
         assert_eq!(nobody, (0, 0), "no gap: nothing follows what was lost");
     }
@@ -433,23 +281,23 @@ mod tests {
         let registry = registry();
         let mut inbox = join(&registry, "a", 1);
         let everybody = Target::default();
-        let big: ByteString = "x".repeat(200).into();
+        let big = Frame::text(&"x".repeat(200));
         assert_eq!(registry.deliver(&everybody, &big).queued, 1);
         inbox.try_next().unwrap();
-        let half: ByteString = "x".repeat(60).into();
+        let half = Frame::text(&"x".repeat(60));
         assert_eq!(registry.deliver(&everybody, &half).queued, 1);
         assert_eq!(registry.deliver(&everybody, &half).overflowed, 1);
     }
 
-    #[tokio::test]
-    async fn who_is_revoked_is_closed_unless_they_came_later() {
+    #[test]
+    fn who_is_revoked_is_closed_unless_they_came_later() {
         let registry = registry();
         let old = [join(&registry, "a", 1), join(&registry, "a", 2)];
         let other = join(&registry, "b", 3);
         let new = registry.register(&user("a"), &connection(4), Millis(20), 10);
         registry.revoke(&user("a"), Millis(20));
         for inbox in &old {
-            assert_eq!(inbox.mailbox().close_asked().await, CloseCode::REVOKED);
+            assert_eq!(inbox.mailbox().closing(), Some(CloseCode::REVOKED));
         }
         for inbox in [&other, &new.unwrap()] {
             assert_eq!(inbox.mailbox().closing(), None);

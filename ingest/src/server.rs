@@ -3,29 +3,41 @@
 use std::any::Any;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix_http::HttpService;
+use actix_service::{Service as _, ServiceFactory as _, fn_factory, fn_service, map_config};
 use actix_tls::accept::rustls_0_23::TlsStream;
-use actix_web::dev::{Extensions, ServerHandle};
+use actix_web::App;
+use actix_web::dev::{AppConfig, Extensions, Server, ServerHandle};
 use actix_web::rt::net::TcpStream;
 use actix_web::web::{self, Data, PayloadConfig, ServiceConfig};
-use actix_web::{App, HttpServer};
 use runtime::http::{Endpoints, resource};
 use runtime::tls::{self, Certificate, TlsError};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use schemas::push::PATH as PUSH_PATH;
 use socket2::SockRef;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use crate::edge::Edge;
+use crate::takeover::{self, Upgrading};
 use crate::{Config, Error, api, gateway, push};
 
 /// How long a listener waits for its requests when it stops. The sockets are closed by then.
 const STOP_SECONDS: u64 = 2;
 
-/// Connections to a listener beyond the sockets that may open: refused ones, and those that close.
-const SPARE_CONNECTIONS: usize = 1024;
+/// How long a connection that is closed may take to say so.
+const DISCONNECT: Duration = Duration::from_secs(1);
+
+/// Connections to a listener that are neither sockets nor streams: requests, and sockets before their 101.
+/// With more, the next ones wait to be accepted.
+const SPARE_CONNECTIONS: usize = 4096;
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 4096;
 /// Descriptors for all else: the log, the store, files.
 const SPARE_DESCRIPTORS: usize = 1024;
 /// The most workers that actix's server can have.
@@ -55,7 +67,77 @@ pub(crate) struct KnownPeer;
 #[derive(Debug)]
 pub(crate) struct Running {
     handles: Vec<ServerHandle>,
+    /// Ends what is kept alive between two requests.
+    stopping: CancellationToken,
     tasks: Vec<(SocketAddr, JoinHandle<std::io::Result<()>>)>,
+}
+
+/// What a listener's workers serve.
+#[derive(Clone)]
+struct Site {
+    edge: Data<Edge>,
+    endpoints: Option<Endpoints>,
+    /// Whether the socket is here.
+    sockets: bool,
+    stopping: CancellationToken,
+}
+
+/// The application: the socket if it is here, and the rest if there are endpoints.
+macro_rules! app {
+    ($site:expr) => {{
+        let site = $site;
+        App::new()
+            .app_data(Data::clone(&site.edge))
+            .configure(|app| site.routes(app))
+    }};
+}
+
+/// Serves HTTP on connections of that type, and hands over those that become sockets.
+macro_rules! http {
+    ($site:expr, $io:ty) => {{
+        let site: Site = $site.clone();
+        let config = |()| AppConfig::default();
+        let upgrading = site.clone();
+        let upgrade = fn_factory(move || {
+            let app = map_config(app!(&upgrading), config).new_service(());
+            async move {
+                let app = Rc::new(app.await?);
+                Ok::<_, ()>(fn_service(move |(request, framed): Upgrading<$io>| {
+                    takeover::mark(&request);
+                    let answer = app.call(request);
+                    async move {
+                        let answer = answer.await.map_or_else(|e| e.error_response(), Into::into);
+                        takeover::answer(answer.into(), framed).await;
+                        Ok::<_, actix_web::Error>(())
+                    }
+                }))
+            }
+        });
+        // Twice what the session allows: it closes first, and logs why.
+        let stuck = site.edge.config.limits.write_timeout.saturating_mul(2);
+        let stopping = site.stopping.clone();
+        HttpService::build()
+            .client_disconnect_timeout(DISCONNECT)
+            .h1_allow_half_closed(false)
+            .tcp_nodelay(true)
+            .graceful_shutdown_signal(move || stopping.clone().cancelled_owned())
+            .on_connect_ext(move |io: &$io, data| greet(io, data, stuck))
+            .upgrade(upgrade)
+            .finish(map_config(app!(&site), config))
+    }};
+}
+
+impl Site {
+    fn routes(&self, app: &mut ServiceConfig) {
+        let edge = &self.edge;
+        if self.sockets {
+            let path = edge.config.socket_path();
+            app.service(resource(&path, "GET").route(web::get().to(gateway::connect)));
+        }
+        if let Some(endpoints) = &self.endpoints {
+            admin(app, endpoints, edge);
+        }
+    }
 }
 
 impl Bound {
@@ -69,6 +151,7 @@ impl Bound {
         let failed = |source| Error::Serve { address, source };
         let listener = TcpListener::bind(address).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
+        SockRef::from(&listener).listen(BACKLOG).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         Ok(Self {
             listener,
@@ -86,7 +169,9 @@ fn unusable(error: &TlsError) -> Error {
 impl Servers {
     pub(crate) fn bind(config: &Config) -> Result<Self, Error> {
         let (public, admin) = connections(config);
-        allow_descriptors(public.saturating_add(admin));
+        // Sockets are taken over from HTTP: they are limited for themselves.
+        let sockets = config.limits.max_connections;
+        allow_descriptors(sockets.saturating_add(public).saturating_add(admin));
         Ok(Self {
             public: Bound::bind(config.listen, config.tls.as_ref(), public)?,
             admin: (config.admin.listen)
@@ -137,6 +222,7 @@ impl Servers {
     pub(crate) fn run(self, edge: &Arc<Edge>, endpoints: &Endpoints) -> Result<Running, Error> {
         let mut running = Running {
             handles: vec![],
+            stopping: CancellationToken::new(),
             tasks: vec![],
         };
         let joined = self.admin.is_none();
@@ -167,31 +253,23 @@ impl Running {
             .map(|certificate| certificate.server())
             .transpose();
         let tls = tls.map_err(|error| unusable(&error))?;
-        let (shared, endpoints) = (Data::from(Arc::clone(edge)), endpoints.cloned());
-        let path = edge.config.socket_path();
         let workers = workers(edge.config.workers);
-        // Twice what the session allows: it closes first, and logs why.
-        let stuck = edge.config.limits.write_timeout.saturating_mul(2);
-        let server = HttpServer::new(move || {
-            App::new().app_data(Data::clone(&shared)).configure(|app| {
-                if sockets {
-                    app.service(resource(&path, "GET").route(web::get().to(gateway::connect)));
-                }
-                if let Some(endpoints) = &endpoints {
-                    admin(app, endpoints, &shared);
-                }
-            })
-        })
-        .h1_allow_half_closed(false)
-        .workers(workers)
-        .max_connections(connections.div_ceil(workers)) // of each worker
-        .on_connect(move |stream, data| greet(stream, data, stuck))
-        .tcp_nodelay(true)
-        .disable_signals()
-        .shutdown_timeout(STOP_SECONDS);
+        let site = Site {
+            edge: Data::from(Arc::clone(edge)),
+            endpoints: endpoints.cloned(),
+            sockets,
+            stopping: self.stopping.clone(),
+        };
+        let server = Server::build()
+            .workers(workers)
+            .max_concurrent_connections(connections.div_ceil(workers)) // of each worker
+            .disable_signals()
+            .shutdown_timeout(STOP_SECONDS);
         let server = match tls {
-            Some(tls) => server.listen_rustls_0_23(listener, tls),
-            None => server.listen(listener),
+            Some(tls) => server.listen("tls", listener, move || {
+                http!(site, TlsStream<TcpStream>).rustls_0_23(tls.clone())
+            }),
+            None => server.listen("tcp", listener, move || http!(site, TcpStream).tcp()),
         };
         let server = server
             .map_err(|source| Error::Serve { address, source })?
@@ -217,19 +295,25 @@ impl Running {
         futures_util::future::select_all(ends).await.0
     }
 
-    /// Stops to listen, and waits a little for requests under way.
-    pub(crate) async fn stop(self) {
+    /// Waits a little for the last frames of sockets, stops to listen, and waits a little for requests
+    /// under way.
+    pub(crate) async fn stop(self, edge: &Edge) {
+        edge.sockets.close();
+        let last = Duration::from_secs(STOP_SECONDS);
+        if timeout(last, edge.sockets.wait()).await.is_err() {
+            tracing::debug!("some clients did not close their side");
+        }
+        self.stopping.cancel();
         for handle in self.handles {
             handle.stop(true).await;
         }
     }
 }
 
-/// How many connections may be open at the public and at the admin listener. Without an admin listener
-/// the public one has them all.
+/// How many connections HTTP may have at the public and at the admin listener. Without an admin
+/// listener the public one has them all.
 fn connections(config: &Config) -> (usize, usize) {
     let workers = workers(config.workers);
-    let sockets = config.limits.max_connections;
     let streams = config.subscriptions.max;
     let whole = |open: usize| {
         let open = open.saturating_add(SPARE_CONNECTIONS);
@@ -237,8 +321,8 @@ fn connections(config: &Config) -> (usize, usize) {
         open.checked_next_multiple_of(workers).unwrap_or(open)
     };
     match config.admin.listen {
-        Some(_) => (whole(sockets), whole(streams)),
-        None => (whole(sockets.saturating_add(streams)), 0),
+        Some(_) => (whole(0), whole(streams)),
+        None => (whole(streams), 0),
     }
 }
 
@@ -348,28 +432,27 @@ mod tests {
     #[test]
     fn the_workers_of_a_listener_share_its_connections() {
         let mut config = Config::default();
-        config.limits.max_connections = 20_000;
         config.subscriptions.max = 32;
         for workers in [1, 2, 3, 64, 511, 512] {
             config.workers = workers;
             config.admin.listen = None;
             let (public, admin) = connections(&config);
             assert_eq!((public % workers, admin), (0, 0));
-            let meant = 20_000 + 32 + SPARE_CONNECTIONS;
+            let meant = 32 + SPARE_CONNECTIONS;
             assert!(
                 (meant..meant + workers).contains(&public),
                 "{workers}: {public}"
             );
             config.admin.listen = Some("127.0.0.1:0".parse().unwrap());
             let (public, admin) = connections(&config);
-            for (all, open) in [(public, 20_000), (admin, 32)] {
+            for (all, open) in [(public, 0), (admin, 32)] {
                 let meant = open + SPARE_CONNECTIONS;
                 assert_eq!(all % workers, 0);
                 assert!((meant..meant + workers).contains(&all), "{workers}: {all}");
             }
         }
-        config.limits.max_connections = usize::MAX;
-        assert!(connections(&config).0 > 20_000);
+        config.subscriptions.max = usize::MAX;
+        assert!(connections(&config).1 > SPARE_CONNECTIONS);
         assert!((1..=MAX_WORKERS).contains(&workers(0)));
     }
 

@@ -7,11 +7,11 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytestring::ByteString;
 use schemas::UserId;
 use schemas::frames::ServerFrame;
 use schemas::presence::UserState;
 
+use crate::frame::Frame;
 use crate::known::Known;
 use crate::registry::{Delivered, Mailbox};
 
@@ -145,7 +145,7 @@ impl Index {
     }
 
     /// Takes a change, and tells it to everybody who was told the state before.
-    pub(super) fn change(&self, change: UserState, told: &ByteString) {
+    pub(super) fn change(&self, change: UserState, told: &Frame) {
         let mut shard = self.shard(change.user_id.as_str());
         let Some(watched) = shard.get_mut(&change.user_id) else {
             return;
@@ -172,8 +172,8 @@ impl Index {
 }
 
 /// A state as the client reads it.
-pub(super) fn frame(state: &UserState) -> ByteString {
-    ServerFrame::Presence { message: state }.encode().into()
+pub(super) fn frame(state: &UserState) -> Frame {
+    Frame::text(&ServerFrame::Presence { message: state }.encode())
 }
 
 fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
@@ -207,8 +207,9 @@ mod tests {
     /// The offsets of the records that caused what is in the inbox.
     fn offsets(inbox: &mut Inbox) -> Vec<i64> {
         let frames = std::iter::from_fn(|| inbox.try_next());
-        let offset = |frame: ByteString| {
-            let frame: serde_json::Value = serde_json::from_str(&frame).unwrap();
+        let offset = |frame: Frame| {
+            let frame: serde_json::Value =
+                serde_json::from_str(&frame.read_text().unwrap()).unwrap();
             assert_eq!(frame["type"], "presence");
             let position = frame["message"]["position"].as_str().unwrap();
             position.rsplit('-').next().unwrap().parse().unwrap()
@@ -233,11 +234,11 @@ mod tests {
         let (registry, index) = (registry(), Index::new());
         let (mut early, mut late) = (inbox(&registry, 1), inbox(&registry, 2));
         let user: UserId = "a".parse().unwrap();
-        index.hold(&user, &early.mailbox());
+        index.hold(&user, early.mailbox());
         assert_eq!(index.unknown(std::slice::from_ref(&user)).len(), 1);
         change(&index, 1);
         assert!(offsets(&mut early).is_empty(), "the state comes first");
-        index.tell(&user, row(&index, 3), &early.mailbox());
+        index.tell(&user, row(&index, 3), early.mailbox());
         assert_eq!(offsets(&mut early), [2]);
         // What the row had already is not told again.
         for number in [2, 3, 5, 5] {
@@ -246,10 +247,10 @@ mod tests {
         assert_eq!(offsets(&mut early), [3]);
 
         // The second one needs no look-up, and a row that is ahead changes nothing for the first.
-        index.hold(&user, &late.mailbox());
+        index.hold(&user, late.mailbox());
         assert!(index.unknown(std::slice::from_ref(&user)).is_empty());
-        index.tell(&user, row(&index, 7), &late.mailbox());
-        index.tell(&user, None, &late.mailbox());
+        index.tell(&user, row(&index, 7), late.mailbox());
+        index.tell(&user, None, late.mailbox());
         assert_eq!(offsets(&mut late), [3]);
         change(&index, 7);
         assert_eq!(
@@ -257,14 +258,14 @@ mod tests {
             (vec![4], vec![4])
         );
 
-        index.release(&user, &early.mailbox());
+        index.release(&user, early.mailbox());
         change(&index, 9);
         assert_eq!((offsets(&mut early), offsets(&mut late)), (vec![], vec![5]));
         let over = row(&index, 11);
-        index.release(&user, &late.mailbox());
+        index.release(&user, late.mailbox());
         assert!(index.is_empty() && !index.watches("a"));
         assert!(index.unknown(std::slice::from_ref(&user)).is_empty());
-        index.tell(&user, over, &late.mailbox());
+        index.tell(&user, over, late.mailbox());
         assert!(index.is_empty() && offsets(&mut late).is_empty());
     }
 
@@ -273,18 +274,18 @@ mod tests {
         let (registry, index) = (registry(), Index::new());
         let (mut first, mut second) = (inbox(&registry, 1), inbox(&registry, 2));
         let user: UserId = "a".parse().unwrap();
-        index.hold(&user, &first.mailbox());
+        index.hold(&user, first.mailbox());
         let stale = row(&index, 1);
-        index.release(&user, &first.mailbox());
+        index.release(&user, first.mailbox());
         change(&index, 3);
         // Two others come, one of them the one that left, and then the answer to what it asked.
-        index.hold(&user, &second.mailbox());
-        index.hold(&user, &first.mailbox());
+        index.hold(&user, second.mailbox());
+        index.hold(&user, first.mailbox());
         let fresh = row(&index, 3);
-        index.tell(&user, stale, &first.mailbox());
+        index.tell(&user, stale, first.mailbox());
         assert_eq!(index.unknown(std::slice::from_ref(&user)).len(), 1);
-        index.tell(&user, fresh.clone(), &second.mailbox());
-        index.tell(&user, fresh, &first.mailbox());
+        index.tell(&user, fresh.clone(), second.mailbox());
+        index.tell(&user, fresh, first.mailbox());
         assert_eq!(
             (offsets(&mut first), offsets(&mut second)),
             (vec![2], vec![2])
@@ -296,13 +297,12 @@ mod tests {
         let (registry, index) = (registry(), Index::new());
         let slow = inbox(&registry, 1);
         let user: UserId = "a".parse().unwrap();
-        index.hold(&user, &slow.mailbox());
-        index.tell(&user, row(&index, 0), &slow.mailbox());
+        index.hold(&user, slow.mailbox());
+        index.tell(&user, row(&index, 0), slow.mailbox());
         for number in 1..9 {
             change(&index, number);
         }
-        let closing =
-            futures_util::FutureExt::now_or_never(async { slow.mailbox().close_asked().await });
+        let closing = slow.mailbox().closing();
         assert_eq!(closing, Some(schemas::CloseCode::TOO_FAST_OR_SLOW));
     }
 }

@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytestring::ByteString;
+use crate::frame::Frame;
 use eventlog::{LogError, Reader, Record, Start, TopicPartition};
 use schemas::PresenceEvent;
 use tokio::sync::watch;
@@ -139,7 +139,7 @@ fn change(edge: &Edge, record: &Record) {
     if !std::str::from_utf8(key).is_ok_and(|user| index.watches(user)) {
         return;
     }
-    let told = ByteString::try_from(value.clone());
+    let told = std::str::from_utf8(value).map(Frame::text);
     match (PresenceEvent::decode(value), told) {
         (Ok(event), Ok(told)) => index.change(event.message.into(), &told),
         (Err(error), _) => {

@@ -765,6 +765,7 @@ impl World {
         let mut frames: Vec<ByteString> = Vec::new();
         while let Some(frame) = socket.inbox.try_next() {
             let attempt = socket.attempt;
+            let frame = frame.read_text().expect("a text frame");
             self.checks
                 .received(&mut self.devices[device], attempt, &frame);
             frames.push(frame);
