@@ -31,6 +31,11 @@ pub struct Config {
 pub struct Plan {
     /// The most notifications that are planned together.
     pub batch: usize,
+    /// The least time between the beginnings of two plans. What comes meanwhile is planned together,
+    /// over all partitions, with one look at the edges; a notification that comes after a pause waits
+    /// for nothing. 0: only for the plan before it.
+    #[serde(with = "compact::required")]
+    pub linger: Duration,
     /// How many look-ups in the store cost as much as one request to an edge that holds nobody. With
     /// more distinct users in a batch than this for each live edge, every edge is asked and nobody
     /// looked up. 0: nobody ever is.
@@ -103,6 +108,7 @@ impl Default for Plan {
     fn default() -> Self {
         Self {
             batch: 500,
+            linger: Duration::from_millis(2),
             look_ups_per_edge: 16,
             concurrent_look_ups: 32,
             look_up_attempts: 2,
@@ -157,6 +163,9 @@ impl Config {
             .collect();
         if self.group.is_empty() {
             faults.push("group must be named".into());
+        }
+        if plan.linger > Dispatcher::TICK {
+            faults.push("plan.linger must be at most 100ms".into());
         }
         if push.backoff_max < push.backoff {
             faults.push("push.backoff_max must not be below push.backoff".into());

@@ -2,6 +2,7 @@
 
 mod actions;
 mod partition;
+mod planning;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,8 +23,8 @@ use crate::dispatcher::{Applied, Dispatcher, Failure, Input};
 use crate::edge::{EdgeClient, PushError};
 use crate::incarnation::Incarnation;
 use crate::outbox::{Outbox, Request};
-use crate::planner::{LifeId, lives, plan};
-use crate::prepare::Preparation;
+use crate::planner::{LifeId, lives};
+use crate::prepare::{Looked, Preparation};
 use crate::telemetry::Telemetry;
 use crate::{Config, Deps, Error};
 use partition::{Committing, Partition};
@@ -71,6 +72,8 @@ enum Event {
 enum Done {
     /// A partition can be read, or not yet.
     Begun(TopicPartition, u64, Result<(Incarnation, i64), LogError>),
+    /// Every edge that these batches could be for is known.
+    Looked(Result<Vec<Looked>, LogError>),
     /// A batch of a partition, of that generation, can be planned.
     Prepared(i32, u64, Result<Prepared, LogError>),
     Pushed(Request, Duration, Result<PushReply, PushError>),
@@ -123,6 +126,10 @@ struct Pipeline {
     /// Whether the log failed since it was last asked.
     log_fault: bool,
     tasks: JoinSet<Done>,
+    /// Since when `edges` is being read to its end for some batches.
+    looking: Option<Instant>,
+    /// When that may begin again.
+    next_look: Instant,
     next_tick: Instant,
     next_commit: Instant,
     next_start: Instant,
@@ -173,6 +180,8 @@ impl Pipeline {
             burials: 0,
             log_fault: true,
             tasks: JoinSet::new(),
+            looking: None,
+            next_look: now,
             next_tick: now,
             next_commit: now,
             next_start: now,
@@ -188,14 +197,16 @@ impl Pipeline {
 
     async fn run(&mut self, shutdown: &CancellationToken) -> Result<(), Error> {
         loop {
-            let wake = self.dispatcher.timeout().map(Instant::from_std);
-            let wake = wake.unwrap_or(self.next_tick).min(self.next_tick);
+            let timeout = self.dispatcher.timeout().map(Instant::from_std);
+            let times = [timeout, self.look_at(), Some(self.next_tick)];
+            let wake = times.into_iter().flatten().min();
+            let gathers = self.gathers();
             let event = tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
-                event = self.consumer.next() => Event::Group(event),
+                event = self.consumer.next(), if !gathers => Event::Group(event),
                 Some(done) = self.tasks.join_next() => Event::Done(done),
                 Ok(()) = self.members.changed() => Event::Members,
-                () = tokio::time::sleep_until(wake) => Event::Time,
+                () = tokio::time::sleep_until(wake.unwrap_or(self.next_tick)) => Event::Time,
             };
             match event {
                 Event::Group(event) => self.group(event).await?,
@@ -207,6 +218,7 @@ impl Pipeline {
             while let Some(done) = self.tasks.try_join_next() {
                 self.done(done?)?;
             }
+            self.look();
             self.flush();
         }
     }
@@ -245,6 +257,7 @@ impl Pipeline {
             Done::Begun(partition, generation, begun) => {
                 self.begun(partition, generation, begun)?;
             }
+            Done::Looked(looked) => self.looked(looked?),
             Done::Prepared(partition, generation, prepared) => {
                 self.prepared(partition, generation, prepared?);
             }
@@ -310,54 +323,7 @@ impl Pipeline {
         }
         for (partition, sizes) in sizes {
             self.input(Input::Fetched(partition, sizes));
-            self.prepare(partition);
         }
-    }
-
-    /// Prepares the next batch of a partition, if none is being prepared: planning keeps the order.
-    fn prepare(&mut self, number: i32) {
-        let Some(partition) = self.partitions.get_mut(&number) else {
-            return;
-        };
-        let generation = partition.generation;
-        if let Some(records) = partition.next_batch(self.config.plan.batch) {
-            let preparation = Arc::clone(&self.preparation);
-            let gone = partition.gone();
-            self.tasks.spawn(async move {
-                tokio::select! {
-                    prepared = preparation.prepare(records) => {
-                        Done::Prepared(number, generation, prepared)
-                    }
-                    () = gone.cancelled_owned() => Done::Nothing,
-                }
-            });
-        }
-    }
-
-    fn prepared(&mut self, number: i32, generation: u64, prepared: Prepared) {
-        if !self.is_current(number, generation) {
-            return;
-        }
-        self.see_lives();
-        let Prepared {
-            requests,
-            unreadable,
-            whereabouts,
-            through,
-        } = prepared;
-        let mut plan = plan(requests, &whereabouts, &self.live, self.clock.now());
-        plan.through = through;
-        self.telemetry
-            .planned(&plan.spread, &plan.unsent, unreadable.len());
-        for (record, error) in unreadable {
-            plan.unreadable.push(record.position.offset);
-            self.bury(generation, &record, &error.to_string(), 1);
-        }
-        self.input(Input::Planned(number, plan));
-        if let Some(partition) = self.partitions.get_mut(&number) {
-            partition.preparing = false;
-        }
-        self.prepare(number);
     }
 
     fn pushed(&mut self, request: Request, took: Duration, answer: Result<PushReply, PushError>) {

@@ -29,6 +29,22 @@ pub(crate) struct Preparation {
     resting: Mutex<Option<Instant>>,
 }
 
+/// Records of a partition, in offset order.
+#[derive(Debug)]
+pub(crate) struct Fetched {
+    pub(crate) partition: i32,
+    pub(crate) generation: u64,
+    pub(crate) records: Vec<Arc<Record>>,
+}
+
+/// A batch of a partition, when every edge is known that it could be for.
+#[derive(Debug)]
+pub(crate) struct Looked {
+    pub(crate) partition: i32,
+    pub(crate) generation: u64,
+    pub(crate) batch: Preparing,
+}
+
 /// The wait before the end of `edges` is asked for again.
 const LOG_RETRY: Duration = Duration::from_millis(200);
 
@@ -52,15 +68,52 @@ impl Preparation {
         }
     }
 
+    /// Waits until every edge that these batches could be for is known. Tries until the log answers.
+    /// Cancel safe.
+    ///
+    /// # Errors
+    /// Only if `edges` can never be read again.
+    pub(crate) async fn look(&self, fetched: Vec<Fetched>) -> Result<Vec<Looked>, LogError> {
+        let read = async {
+            let read = fetched.into_iter().map(|fetched| Looked {
+                partition: fetched.partition,
+                generation: fetched.generation,
+                batch: Preparing::new(fetched.records),
+            });
+            read.collect::<Vec<_>>()
+        };
+        let (saw, mut looked) = tokio::join!(self.see_every_edge(), read);
+        saw?;
+        for looked in &mut looked {
+            looked.batch.saw_every_edge();
+        }
+        Ok(looked)
+    }
+
+    /// Where the users of a batch may be, with so many live edges; `None` if that takes more than
+    /// counting.
+    pub(crate) fn ready(&self, batch: &Preparing, live: usize) -> Option<Whereabouts> {
+        let per_edge = self.config.look_ups_per_edge;
+        let Step::Ready(whereabouts) = batch.step(live, per_edge, self.clock.now()) else {
+            return None;
+        };
+        if whereabouts == Whereabouts::Anywhere && !batch.has_looked_up() {
+            self.telemetry.looked_up(LookUp::EveryEdge);
+        }
+        Some(whereabouts)
+    }
+
     /// Prepares a batch of one partition. Tries until the log answers: what follows in the partition
     /// waits, and nothing else does. Cancel safe.
     ///
     /// # Errors
     /// Only if `edges` can never be read again.
-    pub(crate) async fn prepare(&self, records: Vec<Arc<Record>>) -> Result<Prepared, LogError> {
-        let mut batch = Preparing::new(records);
+    pub(crate) async fn prepare(&self, mut batch: Preparing) -> Result<Prepared, LogError> {
         loop {
             let live = self.edges.with(|members| members.live().count());
+            if let Some(whereabouts) = self.ready(&batch, live) {
+                return Ok(batch.prepared(whereabouts));
+            }
             let per_edge = self.config.look_ups_per_edge;
             match batch.step(live, per_edge, self.clock.now()) {
                 Step::ReadEdges => {
@@ -77,12 +130,7 @@ impl Preparation {
                     self.telemetry.looked_up(how);
                     batch.looked_up(rows);
                 }
-                Step::Ready(whereabouts) => {
-                    if whereabouts == Whereabouts::Anywhere && !batch.has_looked_up() {
-                        self.telemetry.looked_up(LookUp::EveryEdge);
-                    }
-                    return Ok(batch.prepared(whereabouts));
-                }
+                Step::Ready(whereabouts) => return Ok(batch.prepared(whereabouts)),
             }
         }
     }

@@ -86,9 +86,14 @@ impl Partition {
         Some((offset, value + headers))
     }
 
+    /// Whether there are records to prepare, and none are being prepared.
+    pub(super) fn has_batch(&self) -> bool {
+        !self.preparing && !self.waiting.is_empty()
+    }
+
     /// The next records to prepare, unless some are being prepared.
     pub(super) fn next_batch(&mut self, most: usize) -> Option<Vec<Arc<Record>>> {
-        if self.preparing || self.waiting.is_empty() {
+        if !self.has_batch() {
             return None;
         }
         self.preparing = true;
