@@ -102,20 +102,23 @@ impl<T, P: FnMut(&RecordRef<'_>) -> Option<T>> Scan<T, P> {
         let properties = client::scanner(log.config(), open.clone().count());
         let consumer = BaseConsumer::from_config_and_context(&properties, Logging);
         let consumer = Arc::new(consumer.map_err(failed)?);
-        let list =
-            client::list(open.map(|lane| (&lane.range.partition, Offset::Offset(lane.range.from))));
-        consumer.assign(&list.map_err(failed)?).map_err(failed)?;
         let split = |lane: &Lane<T>| {
             let TopicPartition { topic, partition } = &lane.range.partition;
             let queue = || consumer.split_partition_queue(topic, *partition);
             (!lane.done).then(queue).flatten()
         };
+        // Before anything is fetched: what came into the consumer's own queue would be nobody's.
         let queues = Queues {
             lanes: lanes.iter().map(split).collect(),
             consumer,
         };
+        let list =
+            client::list(open.map(|lane| (&lane.range.partition, Offset::Offset(lane.range.from))));
+        (queues.consumer)
+            .assign(&list.map_err(failed)?)
+            .map_err(failed)?;
         let wanting = (0..lanes.len()).filter(|at| !lanes[*at].done).collect();
-        let mut scan = Self {
+        Ok(Self {
             log: log.clone(),
             queues: Client::new(queues),
             lanes,
@@ -125,9 +128,7 @@ impl<T, P: FnMut(&RecordRef<'_>) -> Option<T>> Scan<T, P> {
             records: 0,
             last_heard: Instant::now(),
             trouble: None,
-        };
-        scan.take_early();
-        Ok(scan)
+        })
     }
 
     /// The next thing picked. Blocks for a moment at most.
@@ -149,7 +150,7 @@ impl<T, P: FnMut(&RecordRef<'_>) -> Option<T>> Scan<T, P> {
         if let Some(Reverse((_, at))) = self.heads.pop()
             && let Some((_, picked)) = self.lanes[at].head.take()
         {
-            if !self.lanes[at].is_over() {
+            if !self.lanes[at].done {
                 self.wanting.push(at);
             }
             return Ok(Step::Picked(picked));
@@ -158,9 +159,7 @@ impl<T, P: FnMut(&RecordRef<'_>) -> Option<T>> Scan<T, P> {
             return Ok(Step::Done);
         }
         // Serves what concerns no one partition, too.
-        if let Some(Err(error)) = self.queues.consumer.poll(WAIT) {
-            self.failed(None, &error)?;
-        }
+        self.serve(WAIT)?;
         Ok(Step::CaughtUp)
     }
 
@@ -184,9 +183,7 @@ impl<T, P: FnMut(&RecordRef<'_>) -> Option<T>> Scan<T, P> {
     pub fn positions(&self) -> impl Iterator<Item = (&TopicPartition, i64)> {
         self.lanes.iter().map(|lane| {
             let held = lane.head.as_ref().map(|(offset, _)| *offset);
-            let early = || lane.early.front().map(|(offset, ..)| *offset);
-            let next = held.or_else(early).unwrap_or(lane.next);
-            (&lane.range.partition, next)
+            (&lane.range.partition, held.unwrap_or(lane.next))
         })
     }
 
@@ -201,7 +198,7 @@ impl<T, P: FnMut(&RecordRef<'_>) -> Option<T>> Scan<T, P> {
         let wanting = std::mem::take(&mut self.wanting);
         for at in wanting {
             self.fill_lane(at, Duration::ZERO)?;
-            if self.lanes[at].head.is_none() && !self.lanes[at].is_over() {
+            if self.lanes[at].head.is_none() && !self.lanes[at].done {
                 self.wanting.push(at);
             }
         }
@@ -215,13 +212,11 @@ impl<T, P: FnMut(&RecordRef<'_>) -> Option<T>> Scan<T, P> {
         if let Some(at) = waited_for {
             self.fill_lane(at, WAIT)?;
             let lane = &self.lanes[at];
-            if lane.head.is_some() || lane.is_over() {
+            if lane.head.is_some() || lane.done {
                 self.wanting.retain(|wanting| *wanting != at);
             }
         }
-        if let Some(Err(error)) = self.queues.consumer.poll(Duration::ZERO) {
-            self.failed(None, &error)?;
-        }
+        self.serve(Duration::ZERO)?;
         self.give_up_in_time()
     }
 
@@ -250,13 +245,6 @@ impl<T, P: FnMut(&RecordRef<'_>) -> Option<T>> Scan<T, P> {
 
     fn fill_lane(&mut self, at: usize, wait: Duration) -> Result<(), LogError> {
         let lane = &mut self.lanes[at];
-        while let Some((offset, time, picked)) = lane.early.pop_front() {
-            if let Some(picked) = picked {
-                lane.head = Some((offset, picked));
-                self.heads.push(Reverse((time, at)));
-                return Ok(());
-            }
-        }
         if lane.done {
             return Ok(());
         }
@@ -358,6 +346,19 @@ impl<T, P: FnMut(&RecordRef<'_>) -> Option<T>> Scan<T, P> {
         }
     }
 
+    /// Serves the consumer's own queue, which holds what concerns no one partition: no records.
+    fn serve(&mut self, wait: Duration) -> Result<(), LogError> {
+        let astray = match self.queues.consumer.poll(wait) {
+            None => return Ok(()),
+            Some(Ok(message)) => RecordRef::fetched(&message).position(),
+            Some(Err(error)) => return self.failed(None, &error),
+        };
+        Err(LogError::Permanent {
+            doing: "reading",
+            reason: format!("{astray} came past its queue"),
+        })
+    }
+
     /// Keeps a failure that may pass, and gives back any other.
     fn failed(&mut self, at: Option<usize>, error: &KafkaError) -> Result<(), LogError> {
         if let (Some(RDKafkaErrorCode::AutoOffsetReset), Some(at)) =
@@ -390,23 +391,6 @@ impl<T, P: FnMut(&RecordRef<'_>) -> Option<T>> Scan<T, P> {
                 end,
             },
             Err(error) => client::log_error("reading", &error),
-        }
-    }
-
-    /// Takes what was fetched before the lanes had queues of their own.
-    fn take_early(&mut self) {
-        while let Some(Ok(message)) = self.queues.consumer.poll(Duration::ZERO) {
-            let seen = RecordRef::fetched(&message);
-            let lane = self.lanes.iter_mut().find(|lane| {
-                let partition = &lane.range.partition;
-                partition.partition == seen.partition && *partition.topic == *seen.topic
-            });
-            if let Some(lane) = lane {
-                lane.note_damage(seen.offset, &self.log);
-                let picked = lane.look_at(&seen, &mut self.pick, &mut self.records);
-                lane.early
-                    .push_back((seen.offset, seen.append_time, picked));
-            }
         }
     }
 }

@@ -1,9 +1,5 @@
 //! One range of a scan: how far it is, and what it holds ready.
 
-use std::collections::VecDeque;
-
-use schemas::Millis;
-
 use super::Range;
 use crate::{Log, RecordRef, TopicPartition};
 
@@ -38,8 +34,6 @@ pub(super) struct Lane<T> {
     /// The next offset to look at.
     pub(super) next: i64,
     pub(super) head: Option<(i64, T)>,
-    /// What was fetched before the lane had a queue of its own.
-    pub(super) early: VecDeque<(i64, Millis, Option<T>)>,
     /// Has been at its end, where there is none.
     pub(super) caught_up: bool,
     /// The log's end, which comes before that of the range.
@@ -54,18 +48,12 @@ impl<T> Lane<T> {
         Self {
             next: range.from,
             head: None,
-            early: VecDeque::new(),
             caught_up: false,
             short: None,
             damaged: (-1, 0),
             done: range.to.is_some_and(|to| to <= range.from),
             range,
         }
-    }
-
-    /// Whether nothing more can come of it.
-    pub(super) fn is_over(&self) -> bool {
-        self.done && self.early.is_empty()
     }
 
     /// Something was damaged before `whole`: tells of it once.

@@ -69,7 +69,7 @@ async fn the_same_records_give_the_same_digest_on_kafka() {
     let Some(kafka) = kafka() else { return };
     let dev = Dev::start().await;
     let embedded = format!("127.0.0.1:{}", dev.broker);
-    let prefix = format!("digest{}.", std::process::id());
+    let prefix = format!("digest-{}.", uuid::Uuid::now_v7().simple());
     let day = Day::simulate(0xd1_6e57, PARTITIONS);
     tokio::join!(
         fill(&embedded, &prefix, &day, false),
@@ -78,6 +78,7 @@ async fn the_same_records_give_the_same_digest_on_kafka() {
     let one = digest(&embedded, &prefix).await;
     assert_eq!(digest(&embedded, &prefix).await, one, "a second run");
     assert_eq!(digest(&kafka, &prefix).await, one, "on Kafka");
+    assert_eq!(digest(&kafka, &prefix).await, one, "on Kafka again");
 
     // One record more, and it is another.
     let mut more = Day::simulate(0xd1_6e57, PARTITIONS);
