@@ -202,7 +202,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Life<T> {
 }
 
 /// Hands the socket as much as it takes now, and tells the session.
-fn write<T>(
+pub(crate) fn write<T>(
     cx: &mut Context<'_>,
     socket: &mut Socket<T>,
     outbox: &mut Outbox,
@@ -231,7 +231,7 @@ where
 
 /// Sends what was answered and the close frame, then reads until the client has closed too: were
 /// the transport closed with bytes of the client unread, it might never see the frame.
-async fn farewell<T>(mut socket: Socket<T>, mut outbox: Outbox, frame: CloseFrame)
+pub(crate) async fn farewell<T>(mut socket: Socket<T>, mut outbox: Outbox, frame: CloseFrame)
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {

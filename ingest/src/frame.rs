@@ -45,6 +45,12 @@ impl Frame {
         Self::encode(OpCode::Pong, payload)
     }
 
+    /// A binary message: the edge sends none.
+    #[cfg(test)]
+    pub(crate) fn binary(bytes: &[u8]) -> Self {
+        Self::encode(OpCode::Binary, bytes)
+    }
+
     /// The last frame, if there is one to send.
     pub(crate) fn close(frame: CloseFrame) -> Option<Self> {
         let reason = match frame {

@@ -69,7 +69,7 @@ impl Incoming {
             let input = match frame {
                 None => return Ok(None),
                 Some(Frame::Text(text)) => self::text(text)?,
-                Some(Frame::Binary(_)) => Input::Binary,
+                Some(Frame::Binary(bytes)) => Input::Binary(bytes),
                 Some(Frame::Ping(payload)) => Input::Ping(payload),
                 Some(Frame::Pong(_)) => Input::Pong,
                 Some(Frame::Close(reason)) => {
@@ -107,7 +107,8 @@ impl Incoming {
         }
         match self.begun.take() {
             Some(begun) if begun.text => text(begun.bytes.freeze()).map(Some),
-            _ => Ok(Some(Input::Binary)),
+            Some(begun) => Ok(Some(Input::Binary(begun.bytes.freeze()))),
+            None => Err(Loss::Protocol),
         }
     }
 

@@ -20,6 +20,8 @@ mod api;
 pub mod api_keys;
 pub mod applied;
 pub mod auth;
+#[cfg(test)]
+mod autobahn;
 pub mod config;
 mod connection;
 mod edge;

@@ -219,7 +219,7 @@ impl Session {
         }
         match input {
             Input::Text(text) => self.text(now, &text, out),
-            Input::Binary => {
+            Input::Binary(_) => {
                 self.last_heard = now;
                 let why = "binary messages are not understood; send JSON text";
                 self.refuse(&Fault::new(400, why), None, out);

@@ -210,7 +210,10 @@ fn bad_frames_get_an_error_and_the_connection_stays() {
         );
     }
     let mut bench = Bench::new();
-    assert_eq!(frames(&bench.give(Input::Binary))[0]["statusCode"], 400);
+    assert_eq!(
+        frames(&bench.give(Input::Binary(Bytes::new())))[0]["statusCode"],
+        400
+    );
     let frame = frames(&bench.text(r#"{"action":"nope","id":3}"#));
     assert_eq!(frame[0]["id"], 3, "the id is echoed where it could be read");
 }
@@ -564,7 +567,12 @@ fn who_sends_too_many_frames_is_closed() {
     limited.frame_rate = Rate::new(2, SECOND, 3);
     let now = start();
     let mut bench = Bench::with(limited, expiry(now, None), now);
-    for input in [Input::Pong, Input::Ping(Bytes::new()), Input::Binary] {
+    let nothing = Bytes::new;
+    for input in [
+        Input::Pong,
+        Input::Ping(nothing()),
+        Input::Binary(nothing()),
+    ] {
         assert!(endings(&bench.give(input)).is_empty());
     }
     bench.now += SECOND;

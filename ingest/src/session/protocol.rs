@@ -18,7 +18,7 @@ pub enum Input {
     /// The client sent a text message.
     Text(ByteString),
     /// The client sent a binary message.
-    Binary,
+    Binary(Bytes),
     /// The client sent a ping.
     Ping(Bytes),
     /// The client sent a pong.
@@ -65,7 +65,7 @@ impl Input {
     pub(super) const fn is_frame(&self) -> bool {
         matches!(
             self,
-            Self::Text(_) | Self::Binary | Self::Ping(_) | Self::Pong
+            Self::Text(_) | Self::Binary(_) | Self::Ping(_) | Self::Pong
         )
     }
 }
