@@ -31,7 +31,9 @@ pub(crate) async fn make_topic(brokers: &str, name: &str, partitions: i32) {
     let client = client.set("bootstrap.servers", brokers);
     let admin: AdminClient<DefaultClientContext> = client.create().unwrap();
     let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1))
-        .set("message.timestamp.type", "CreateTime");
+        .set("message.timestamp.type", "CreateTime")
+        // The day may be long ago.
+        .set("retention.ms", "-1");
     let made = admin.create_topics(&[topic], &AdminOptions::new()).await;
     for made in made.unwrap() {
         let there = matches!(made, Err((_, RDKafkaErrorCode::TopicAlreadyExists)));
