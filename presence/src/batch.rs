@@ -1,7 +1,7 @@
 //! Decides how a batch is settled: the store first, then outputs and offsets in one transaction.
 //!
 //! ```text
-//!   Store ─▶ Commit ─▶ Done        a lost producer: Renew ─▶ (what is committed already goes) ─▶ Commit
+//!   Store ─▶ Commit ─▶ Done        a lost producer: Renew ─▶ (what is committed already goes) ─▶ Store ─▶ Commit
 //! ```
 
 use eventlog::{Commit, Committed, TopicPartition, TransactionError};
@@ -17,6 +17,9 @@ use crate::processor::Outputs;
 pub struct Batch {
     parts: Vec<Part>,
     mutations: Vec<Mutation>,
+    /// Whether the store has had them since the last try to commit. The store may have been dropped
+    /// and rebuilt from the log meanwhile, which did not have this batch.
+    stored: bool,
 }
 
 /// One partition's share of a batch.
@@ -68,7 +71,11 @@ impl Batch {
         let mutations = (parts.iter_mut())
             .flat_map(|part| std::mem::take(&mut part.mutations))
             .collect();
-        Self { parts, mutations }
+        Self {
+            parts,
+            mutations,
+            stored: false,
+        }
     }
 
     /// What comes next; `has_producer`: whether there is a transactional producer that works.
@@ -76,7 +83,7 @@ impl Batch {
     pub fn step(&self, has_producer: bool) -> Step<'_> {
         if self.parts.is_empty() {
             Step::Done
-        } else if !self.mutations.is_empty() {
+        } else if !self.stored && !self.mutations.is_empty() {
             Step::Store(&self.mutations)
         } else if !has_producer {
             Step::Renew
@@ -86,14 +93,15 @@ impl Batch {
     }
 
     /// The store has it.
-    pub fn stored(&mut self) {
-        self.mutations.clear();
+    pub const fn stored(&mut self) {
+        self.stored = true;
     }
 
     /// There is a new producer. The one before may have committed the batch with its last breath:
     /// what the group has then is not committed again. Just that commit counts: a higher offset may
     /// be left from a topic that was made anew since.
     pub fn renewed(&mut self, committed: &[Committed]) {
+        self.stored = false;
         self.parts.retain(|part| {
             let is_done = |c: &Committed| {
                 (&c.partition, c.offset, &c.metadata)
@@ -104,8 +112,9 @@ impl Batch {
     }
 
     /// The transaction has an outcome. Partitions that moved away go; whatever else went wrong, the
-    /// rest is tried again.
+    /// rest is tried again, the store first.
     pub fn answered(&mut self, outcome: Result<(), &TransactionError>) {
+        self.stored = false;
         match outcome {
             Ok(()) => self.parts.clear(),
             Err(TransactionError::NotOwner(gone)) => self.drop_partitions(gone),
@@ -171,6 +180,8 @@ mod tests {
         let aborted = TransactionError::Aborted { reason: "?".into() };
         batch.answered(Err(&aborted));
         assert_eq!(batch.commits().len(), 2);
+        // The store may have been rebuilt meanwhile.
+        assert!(matches!(batch.step(true), Step::Store(mutations) if mutations.len() == 2));
         let moved = TransactionError::NotOwner(vec![TopicPartition::new("sumu.connections", 0)]);
         batch.answered(Err(&moved));
         assert_eq!(batch.commits().len(), 1);

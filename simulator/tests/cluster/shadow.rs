@@ -243,12 +243,12 @@ impl Lives {
         ended.is_some_and(|first| *first <= marker.expiry.offset)
     }
 
-    /// The lives that go on.
+    /// The lives that go on and have heartbeated: an epoch is the offset of its `started` record.
     pub(crate) fn live(&self) -> Vec<Life> {
         self.last
-            .keys()
-            .filter(|life| !self.ended.contains_key(life))
-            .cloned()
+            .iter()
+            .filter(|(life, last)| **last > life.1 && !self.ended.contains_key(life))
+            .map(|(life, _)| life.clone())
             .collect()
     }
 }

@@ -349,6 +349,8 @@ impl World {
         for what in std::mem::take(&mut process.deferred) {
             self.later(0, node, what);
         }
+        // Its sockets are held again from here on: the next check may come long after they closed.
+        self.check_ghosts();
     }
 
     pub(crate) fn link(&mut self, node: Node, linked: bool) {
