@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::Metadata;
 use rdkafka::{Offset, TopicPartitionList};
 use schemas::topics::TopicSpec;
@@ -200,7 +200,15 @@ impl Log {
     /// # Errors
     /// [`LogError::Unavailable`] if the log does not answer within `request_timeout`.
     pub async fn end_offset(&self, partition: &TopicPartition) -> Result<i64, LogError> {
-        self.offsets(partition).await.map(|(_, end)| end)
+        let doing = "looking up the end of a partition";
+        // One question, where asking for both ends takes two.
+        let asked = client::list([(partition, Offset::End)])
+            .map_err(|error| client::log_error(doing, &error))?;
+        self.look_up(doing, move |consumer, within| {
+            let found = consumer.offsets_for_times(asked.clone(), within)?;
+            first_offset(&found)?.ok_or(KafkaError::OffsetFetch(RDKafkaErrorCode::NoOffset))
+        })
+        .await
     }
 
     /// The oldest offset that is kept; where nothing is kept, the end.

@@ -26,6 +26,7 @@ pub struct Membership {
     names: BTreeMap<EdgeId, BTreeMap<Epoch, State>>,
     retention: Duration,
     read_through: i64,
+    changed_at: i64,
     log_time: Millis,
     /// When the oldest life that is remembered as ended may have ended.
     oldest_end: Millis,
@@ -139,6 +140,7 @@ impl Membership {
             names: BTreeMap::new(),
             retention,
             read_through: -1,
+            changed_at: -1,
             log_time: Millis(i64::MIN),
             oldest_end: Millis::MAX,
             forgotten_through: (Epoch(-1), -1),
@@ -252,8 +254,16 @@ impl Membership {
         &self.forgotten
     }
 
+    /// The offset of the last record that began or ended a life or moved where it is pushed to; -1
+    /// before the first. A heartbeat that says what the one before said changes nothing.
+    #[must_use]
+    pub const fn changed_at(&self) -> i64 {
+        self.changed_at
+    }
+
     /// Makes `epoch` live, and every lower one of the name superseded.
     fn begin(&mut self, edge: &EdgeId, epoch: Epoch, offset: i64, at: Millis) {
+        self.changed_at = offset;
         let lives = self.names.entry(edge.clone()).or_default();
         for state in lives.range_mut(..epoch).map(|(_, state)| state) {
             if let State::Live(lower) = state {
@@ -299,7 +309,10 @@ impl Membership {
         }
         let lives = self.names.get_mut(&beat.edge_id)?;
         if let Some(State::Live(life)) = lives.get_mut(&epoch) {
-            life.push_url = Some(beat.push_url.clone());
+            if life.push_url.as_ref() != Some(&beat.push_url) {
+                life.push_url = Some(beat.push_url.clone());
+                self.changed_at = offset;
+            }
             life.connections = beat.connections;
             life.draining = beat.draining;
             life.last = offset;
@@ -352,6 +365,7 @@ impl Membership {
             revived_by,
         };
         lives.insert(*epoch, State::Ended(ended));
+        self.changed_at = offset;
         self.oldest_end = self.oldest_end.min(at);
         Some(Change::Ended {
             edge_id: edge_id.clone(),

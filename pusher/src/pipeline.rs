@@ -114,9 +114,9 @@ struct Pipeline {
     /// revoked since.
     beginning: BTreeMap<TopicPartition, (u64, bool)>,
     generation: u64,
-    /// The lives that the dispatcher knows, and how far `edges` was read for them.
+    /// The lives that the dispatcher knows, and the record of `edges` that last changed them.
     live: BTreeSet<LifeId>,
-    lives_through: i64,
+    lives_at: i64,
     /// The lives that refused the last push they answered, and why.
     refusing: BTreeMap<LifeId, String>,
     /// Whether a commit has no answer yet.
@@ -175,7 +175,7 @@ impl Pipeline {
             committing: false,
             generation: 0,
             live: BTreeSet::new(),
-            lives_through: -1,
+            lives_at: -1,
             refusing: BTreeMap::new(),
             burials: 0,
             log_fault: true,
@@ -370,13 +370,13 @@ impl Pipeline {
 
     /// Tells the dispatcher which lives there are, if that changed.
     fn see_lives(&mut self) {
-        let known = self.lives_through;
+        let known = self.lives_at;
         let news = self.edges.with(|members| {
-            let through = members.read_through();
-            (through != known).then(|| (through, lives(members)))
+            let at = members.changed_at();
+            (at != known).then(|| (at, lives(members)))
         });
-        if let Some((through, lives)) = news {
-            self.lives_through = through;
+        if let Some((at, lives)) = news {
+            self.lives_at = at;
             self.live = lives.keys().cloned().collect();
             self.outbox.retain(|_, life| lives.contains_key(life));
             self.refusing.retain(|life, _| lives.contains_key(life));

@@ -10,8 +10,9 @@ use schemas::push::{PushItem, Target};
 use schemas::{EdgeId, Epoch};
 
 use super::*;
+use crate::outbox::{Outbox, Parcel, Request, Source};
 
-const PARTITIONS: i32 = 2;
+const PARTITIONS: i32 = 3;
 const LIMITS: Limits = Limits {
     unsettled: 12,
     unsettled_bytes: 1 << 20,
@@ -416,10 +417,13 @@ struct World {
     partitions: Vec<Partition>,
     edges: BTreeMap<u8, Edge>,
     born: u8,
+    outbox: Outbox,
+    /// Partitions and lives whose batch has no answer.
+    awaited: BTreeSet<LaneKey>,
     /// Requests of the present pusher without an answer.
-    requests: Vec<Batch>,
+    requests: Vec<Request>,
     /// Requests that nobody waits for, which may yet arrive.
-    ghosts: Vec<Batch>,
+    ghosts: Vec<Request>,
     /// DLQ appends without an answer.
     burials: Vec<(i32, i64)>,
     log_end: i64,
@@ -434,6 +438,20 @@ fn is_too_large(offset: i64, number: u8) -> bool {
     offset % 11 == 10 && number.is_multiple_of(2)
 }
 
+fn is_too_large_for(request: &Request, number: u8) -> bool {
+    let mut items = request.parcels.iter().flat_map(|p| &p.batch.items);
+    items.any(|item| is_too_large(item.offset, number))
+}
+
+fn number_of(life: &LifeId) -> u8 {
+    u8::try_from(life.epoch.0).unwrap()
+}
+
+/// Few requests of few batches, so that batches wait and are joined.
+fn outbox() -> Outbox {
+    Outbox::new(1, 200)
+}
+
 fn is_unreadable(offset: i64) -> bool {
     offset % 13 == 12
 }
@@ -446,6 +464,8 @@ impl World {
             partitions: (0..PARTITIONS).map(|_| Partition::default()).collect(),
             edges: BTreeMap::new(),
             born: 0,
+            outbox: outbox(),
+            awaited: BTreeSet::new(),
             requests: vec![],
             ghosts: vec![],
             burials: vec![],
@@ -461,14 +481,13 @@ impl World {
             match output {
                 Output::Send(batch) => {
                     let lane = (batch.ticket.partition, batch.ticket.life.clone());
-                    let same = |b: &&Batch| (b.ticket.partition, b.ticket.life.clone()) == lane;
-                    assert_eq!(
-                        self.requests.iter().find(same),
-                        None,
-                        "one request per lane"
-                    );
+                    assert!(self.awaited.insert(lane), "one batch per lane");
                     assert!(batch.items.len() <= LIMITS.batch && !batch.items.is_empty());
-                    self.requests.push(batch);
+                    let source = Source {
+                        topic: "sumu.notifications".into(),
+                        incarnation: 0,
+                    };
+                    self.outbox.put(Parcel::new(batch, source, 0));
                 }
                 Output::Bury {
                     partition, offset, ..
@@ -479,7 +498,9 @@ impl World {
             }
         }
         assert!(self.dispatcher.in_flight() <= LIMITS.in_flight);
-        assert_eq!(self.dispatcher.in_flight(), self.requests.len());
+        assert_eq!(self.dispatcher.in_flight(), self.awaited.len());
+        self.requests
+            .extend(std::iter::from_fn(|| self.outbox.take()));
         let most = (LIMITS.unsettled + FETCH) * self.partitions.len();
         assert!(self.dispatcher.unsettled() <= most, "memory is bounded");
         self.check_positions();
@@ -510,6 +531,8 @@ impl World {
 
     fn start_pusher(&mut self, seed: u64) {
         self.dispatcher = Dispatcher::new(LIMITS, seed);
+        self.outbox = outbox();
+        self.awaited.clear();
         self.ghosts.append(&mut self.requests);
         self.burials.clear();
         for (partition, state) in (0..).zip(&mut self.partitions) {
@@ -534,9 +557,11 @@ impl World {
     fn end(&mut self, which: usize) {
         let number = *self.edges.keys().nth(which % self.edges.len()).unwrap();
         self.edges.remove(&number);
-        let gone = |batch: &Batch| batch.ticket.life != life(number);
         // The requests of a life that ended have no lane any more: their answers mean nothing.
-        self.requests.retain(gone);
+        self.requests
+            .retain(|request| request.life() != Some(&life(number)));
+        self.awaited.retain(|(_, of)| *of != life(number));
+        self.outbox.retain(|_, of| *of != life(number));
         self.tell_lives();
         if self.edges.is_empty() {
             self.bear();
@@ -595,31 +620,49 @@ impl World {
         if self.requests.is_empty() {
             return;
         }
-        let batch = self.requests.remove(which % self.requests.len());
-        let number = u8::try_from(batch.ticket.life.epoch.0).unwrap();
-        let ticket = batch.ticket.clone();
-        let too_large = batch
-            .items
-            .iter()
-            .any(|item| is_too_large(item.offset, number));
-        let edge = self.edges.get_mut(&number).unwrap();
-        let answer = match fate {
-            _ if too_large => Input::Failed(ticket, Failure::TooLarge),
-            0 => Input::Replied(ticket, edge.apply(&batch, 1)),
-            1 => {
-                edge.apply(&batch, usize::MAX);
-                Input::Failed(ticket, Failure::Unreachable)
-            }
-            2 => {
-                self.ghosts.push(batch);
-                Input::Failed(ticket, Failure::Unreachable)
-            }
-            3 => Input::Failed(ticket, Failure::Unavailable),
-            4 => Input::Failed(ticket, Failure::OtherEpoch),
-            5 => Input::Failed(ticket, Failure::Refused),
-            _ => Input::Replied(ticket, edge.apply(&batch, usize::MAX)),
-        };
-        self.input(answer);
+        let request = self.requests.remove(which % self.requests.len());
+        let to = request.life().unwrap().clone();
+        let number = number_of(&to);
+        if is_too_large_for(&request, number) && request.parcels.len() > 1 {
+            return self.again_in_parts(request);
+        }
+        self.outbox.answered(&to);
+        if fate == 2 {
+            self.ghosts.push(request.clone());
+        }
+        let too_large = is_too_large_for(&request, number);
+        let mut answers = vec![];
+        for Parcel { batch, .. } in request.parcels {
+            let edge = self.edges.get_mut(&number).unwrap();
+            let answer = match fate {
+                _ if too_large => Err(Failure::TooLarge),
+                0 => Ok(edge.apply(&batch, 1)),
+                1 => {
+                    edge.apply(&batch, usize::MAX);
+                    Err(Failure::Unreachable)
+                }
+                2 => Err(Failure::Unreachable),
+                3 => Err(Failure::Unavailable),
+                4 => Err(Failure::OtherEpoch),
+                5 => Err(Failure::Refused),
+                _ => Ok(edge.apply(&batch, usize::MAX)),
+            };
+            answers.push((batch.ticket, answer));
+        }
+        for (ticket, answer) in answers {
+            self.awaited
+                .remove(&(ticket.partition, ticket.life.clone()));
+            self.input(match answer {
+                Ok(applied) => Input::Replied(ticket, applied),
+                Err(failure) => Input::Failed(ticket, failure),
+            });
+        }
+    }
+
+    fn again_in_parts(&mut self, request: Request) {
+        self.outbox.split(request);
+        self.requests
+            .extend(std::iter::from_fn(|| self.outbox.take()));
     }
 
     /// A request that everybody has forgotten arrives.
@@ -627,14 +670,13 @@ impl World {
         if self.ghosts.is_empty() {
             return;
         }
-        let batch = self.ghosts.remove(which % self.ghosts.len());
-        let number = u8::try_from(batch.ticket.life.epoch.0).unwrap();
-        let too_large = batch
-            .items
-            .iter()
-            .any(|item| is_too_large(item.offset, number));
+        let request = self.ghosts.remove(which % self.ghosts.len());
+        let number = number_of(request.life().unwrap());
+        let too_large = is_too_large_for(&request, number);
         if let Some(edge) = self.edges.get_mut(&number).filter(|_| !too_large) {
-            edge.apply(&batch, usize::MAX);
+            for parcel in &request.parcels {
+                edge.apply(&parcel.batch, usize::MAX);
+            }
         }
     }
 
