@@ -5,6 +5,7 @@
 //!   ranges ─▶ eventlog::Scan ─▶ Selection::matches ─▶ render ─▶ lines for people and programs
 //!   connection events ─▶ History (presence's fold, as of a moment) ─▶ who was online, sessions
 //!                      ─▶ Folding ─▶ Digest      mutations ─▶ Rows ─ compare ─▶ Differences of a store
+//!   receipts ─▶ Accounts ─▶ what became of notifications
 //!   records of a user ─▶ Timeline ─▶ what happened      records ─▶ seal ─▶ archive, verified without the log
 //! ```
 //!
@@ -15,6 +16,7 @@ pub mod archive;
 pub mod digest;
 pub mod history;
 pub mod plan;
+pub mod receipts;
 pub mod render;
 pub mod rows;
 pub mod seal;

@@ -5,10 +5,12 @@ use std::str::FromStr;
 use eventlog::RecordRef;
 use memchr::memmem;
 use schemas::{
-    ConnectionEvent, ConnectionId, EdgeId, EdgeRecord, Millis, Position, PresenceEvent, Revocation,
-    Topics, UserId, partition,
+    ConnectionEvent, ConnectionId, Deliveries, EdgeId, EdgeRecord, Millis, Position, PresenceEvent,
+    Revocation, Topics, UserId, partition,
 };
 use serde::Deserialize;
+
+use crate::receipts;
 
 /// What is asked for. Every part that is given must hold; none given is everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -97,6 +99,7 @@ pub fn is_known(topics: &Topics, record: &RecordRef<'_>) -> bool {
         ],
         Kind::Presence => &[PresenceEvent::TYPE],
         Kind::Revocations => &[Revocation::TYPE],
+        Kind::Deliveries => &[Deliveries::TYPE],
         Kind::Edges => &[
             EdgeRecord::STARTED,
             EdgeRecord::HEARTBEAT,
@@ -143,6 +146,8 @@ enum Kind {
     /// Requests, and those of them that could not be read.
     Notifications,
     DeadLetters,
+    /// Receipts of notifications of the partition of the same number.
+    Deliveries,
     Edges,
     /// Somebody else's.
     Foreign,
@@ -158,6 +163,7 @@ impl Kind {
             (&topics.revocations, Self::Revocations),
             (&topics.notifications, Self::Notifications),
             (&topics.notifications_dlq, Self::DeadLetters),
+            (&topics.deliveries, Self::Deliveries),
             (&topics.edges, Self::Edges),
         ];
         let kind = known.iter().find(|(name, _)| ***name == *topic);
@@ -185,7 +191,7 @@ impl Selection {
     pub fn partitions(&self, topics: &Topics, topic: &str, count: i32) -> Vec<i32> {
         let kind = Kind::of(topics, topic);
         if let Some(NotificationName::At(position)) = &self.notification
-            && kind == Kind::Notifications
+            && matches!(kind, Kind::Notifications | Kind::Deliveries)
         {
             return vec![position.partition];
         }
@@ -232,7 +238,7 @@ fn is_of_user(kind: Kind, record: &RecordRef<'_>, user: &str) -> bool {
         Kind::Connections | Kind::Messages | Kind::Presence | Kind::Revocations => {
             record.key == Some(user.as_bytes())
         }
-        Kind::Edges => false,
+        Kind::Edges | Kind::Deliveries => false,
         Kind::Foreign => user_of(record) == Some(user),
     }
 }
@@ -250,6 +256,9 @@ fn is_of_connection(kind: Kind, record: &RecordRef<'_>, connection: &ConnectionI
         Kind::Connections => connection_of(record).is_some_and(|(of, ..)| of == *connection),
         Kind::Notifications | Kind::DeadLetters => {
             request(record).is_some_and(|request| request.names(id))
+        }
+        Kind::Deliveries => {
+            deliveries(record).is_some_and(|told| receipts::names(&told, connection))
         }
         _ => false,
     }
@@ -275,6 +284,7 @@ fn is_of_edge(kind: Kind, record: &RecordRef<'_>, edge: &EdgeId) -> bool {
             let connections = request.connections.unwrap_or_default();
             connections.iter().any(|id| is_home(id, edge))
         }),
+        Kind::Deliveries => deliveries(record).is_some_and(|told| receipts::concerns(&told, edge)),
         _ => false,
     }
 }
@@ -294,6 +304,13 @@ fn is_of_notification(kind: Kind, record: &RecordRef<'_>, name: &NotificationNam
         (Kind::Notifications | Kind::DeadLetters, NotificationName::Id(id)) => {
             request(record).is_some_and(|request| request.id.as_ref() == Some(id))
         }
+        (Kind::Deliveries, NotificationName::At(position)) => {
+            record.partition == position.partition
+                && deliveries(record)
+                    .is_some_and(|told| told.receipts.iter().any(|r| r.offset == position.offset))
+        }
+        (Kind::Deliveries, NotificationName::Id(id)) => deliveries(record)
+            .is_some_and(|told| told.receipts.iter().any(|r| r.id.as_ref() == Some(id))),
         _ => false,
     }
 }
@@ -317,6 +334,10 @@ fn request(record: &RecordRef<'_>) -> Option<Request> {
 
 fn event(record: &RecordRef<'_>) -> Option<ConnectionEvent> {
     ConnectionEvent::decode(record.ce_type(), record.value?).ok()
+}
+
+fn deliveries(record: &RecordRef<'_>) -> Option<Deliveries> {
+    Deliveries::decode(record.value?).ok()
 }
 
 fn edge_record(record: &RecordRef<'_>) -> Option<EdgeRecord> {
@@ -478,7 +499,17 @@ mod tests {
             None,
             r#"{"data":"e.7.0000000000000001"}"#,
         );
+        let receipt = |id: &str| {
+            let value = format!(
+                r#"{{"topic":"sumu.notifications","partition":3,"edges":[{{"edge_id":"e","epoch":7}}],
+                "receipts":[{{"offset":17,"id":"n1","outcome":"sent","edges":[{{"edge":0,"delivered":1,
+                "devices":{{"delivered":["{id}"],"gone":[],"overflowed":[]}}}}]}}]}}"#
+            );
+            record("deliveries", None, Some(Deliveries::TYPE), &value)
+        };
         for (record, of_one, of_edge) in [
+            (&receipt("e.7.0000000000000001"), true, true),
+            (&receipt("e.7.0000000000000002"), false, true),
             (&closed("bob", "e", 1), true, true),
             (&closed("bob", "e", 2), false, true),
             (&closed("bob", "e2", 1), false, false),

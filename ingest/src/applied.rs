@@ -4,23 +4,36 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use runtime::telemetry::trace;
-use schemas::push::{BatchReply, PushBatch};
+use schemas::Receipts;
+use schemas::push::{BatchReply, Devices, Fate, PushBatch};
 use tracing::{Span, info_span};
 
+use crate::fates::{Fates, named, weight};
 use crate::frame::Frame;
-use crate::registry::{Mailbox, Registry};
+use crate::registry::{Delivered, Mailbox, Registry};
 
 /// The frames handed over without a pause: other requests are served in between.
 const FRAMES_AT_ONCE: u32 = 10_000;
 /// A notification partition in one life of its topic.
 type Source = (String, i32, u64);
 
-/// How far each notification partition was applied. Bounded: of those over the limit, the one that
-/// was used longest ago is forgotten.
+/// How far each notification partition was applied, and what came of it. Bounded: of partitions over
+/// the limit, the one that was used longest ago is forgotten.
 #[derive(Debug)]
 pub struct Applied {
     sources: Mutex<Sources>,
-    limit: usize,
+    limits: Memory,
+}
+
+/// How much is remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Partitions of which is known how far they were applied.
+    pub partitions: usize,
+    /// Fates of one partition, each connection id counted as one, until the pusher has told them.
+    pub fates: usize,
+    /// Connections named of one notification; of more, the numbers are told.
+    pub connections: usize,
 }
 
 #[derive(Debug, Default)]
@@ -31,23 +44,31 @@ struct Sources {
 
 #[derive(Debug)]
 struct Entry {
-    /// The highest offset applied. Locked from the check until all mailboxes have their frames.
-    through: Arc<Mutex<i64>>,
+    /// Locked from the check until all mailboxes have their frames.
+    progress: Arc<Mutex<Progress>>,
     used: u64,
 }
 
+#[derive(Debug)]
+struct Progress {
+    /// The highest offset applied.
+    through: i64,
+    fates: Fates,
+}
+
 impl Applied {
-    /// Nothing was applied yet; so many partitions are remembered.
+    /// Nothing was applied yet.
     #[must_use]
-    pub fn new(limit: usize) -> Self {
+    pub fn new(limits: Memory) -> Self {
         Self {
             sources: Mutex::default(),
-            limit,
+            limits,
         }
     }
 
     /// Hands the frames of a batch to their mailboxes, but for those applied before, and takes them
-    /// out of it; until none is left, a socket needs time, or many frames were handed over. Where
+    /// out of it; until none is left, a socket needs time, or many frames were handed over. The reply
+    /// gets the fates that are asked for, those of repeated notifications too, if they are known. Where
     /// spans are collected, each that came with a trace gets one in it.
     ///
     /// Between two calls another batch of the partition may be applied. It holds what this one does,
@@ -63,8 +84,9 @@ impl Applied {
         reply: &mut BatchReply,
     ) -> Result<Vec<Arc<Mailbox>>, i64> {
         let source = (topic.to_owned(), batch.partition, batch.incarnation);
-        let through = self.source(source);
-        let mut through = through.lock().unwrap_or_else(PoisonError::into_inner);
+        let progress = self.source(source);
+        let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
+        progress.fates.forget_below(batch.settled_below);
         let push = info_span!("push", partition = batch.partition);
         let traced = trace::of(&push).is_some();
         let (mut crowded, mut handed, mut done) = (vec![], 0, 0);
@@ -73,8 +95,13 @@ impl Applied {
                 break;
             }
             done += 1;
-            if item.offset <= *through {
+            if item.offset <= progress.through {
                 reply.repeated += 1;
+                let asked = item.receipts != Receipts::None;
+                if asked && let Some(fate) = progress.fates.of(item.offset) {
+                    handed += u32::try_from(weight(&fate)).unwrap_or(u32::MAX);
+                    reply.fates.push(fate);
+                }
                 continue;
             }
             // Checked and encoded once; every socket shares the bytes.
@@ -86,39 +113,58 @@ impl Applied {
                 trace::parent(&span, parent);
                 span
             });
-            let took = span.in_scope(|| registry.deliver(&item.target, &frame));
+            let mut took = Delivered::naming(item.receipts == Receipts::Full);
+            span.in_scope(|| registry.hand_out(&item.target, &frame, &mut took));
             reply.delivered += took.queued;
             reply.overflowed += took.overflowed;
             handed += took.queued;
+            progress.through = item.offset;
+            if item.receipts != Receipts::None {
+                let fate = self.fate(item.offset, &mut took);
+                reply.fates.push(fate.clone());
+                progress.fates.keep(fate, self.limits.fates);
+            }
             crowded = took.crowded;
-            *through = item.offset;
         }
-        reply.applied_through = *through;
+        reply.applied_through = progress.through;
         batch.notifications.drain(..done);
         Ok(crowded)
     }
 
-    fn source(&self, source: Source) -> Arc<Mutex<i64>> {
+    fn fate(&self, offset: i64, took: &mut Delivered) -> Fate {
+        let few = |devices: &Devices| named(devices) <= self.limits.connections;
+        Fate {
+            offset,
+            delivered: took.queued,
+            overflowed: took.overflowed,
+            connections: took.devices.take().filter(few),
+        }
+    }
+
+    fn source(&self, source: Source) -> Arc<Mutex<Progress>> {
         let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         sources.uses += 1;
         let used = sources.uses;
         if let Some(entry) = sources.offsets.get_mut(&source) {
             entry.used = used;
-            return Arc::clone(&entry.through);
+            return Arc::clone(&entry.progress);
         }
-        if sources.offsets.len() >= self.limit {
+        if sources.offsets.len() >= self.limits.partitions {
             let oldest = sources.offsets.iter().min_by_key(|(_, entry)| entry.used);
             if let Some(oldest) = oldest.map(|(source, _)| source.clone()) {
                 sources.offsets.remove(&oldest);
             }
         }
-        let through = Arc::new(Mutex::new(-1));
+        let progress = Arc::new(Mutex::new(Progress {
+            through: -1,
+            fates: Fates::default(),
+        }));
         let entry = Entry {
-            through: Arc::clone(&through),
+            progress: Arc::clone(&progress),
             used,
         };
         sources.offsets.insert(source, entry);
-        through
+        progress
     }
 }
 
@@ -127,7 +173,7 @@ mod tests {
     use opentelemetry::trace::TracerProvider as _;
     use opentelemetry_sdk::error::OTelSdkResult;
     use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData, SpanProcessor};
-    use schemas::notifications::Receipts;
+    use schemas::ConnectionId;
     use schemas::push::{PushItem, Target};
     use tracing_subscriber::layer::SubscriberExt as _;
 
@@ -165,7 +211,12 @@ mod tests {
         let inbox = registry
             .register(&"a".parse().unwrap(), &id, schemas::Millis(0), 1)
             .unwrap();
-        (Applied::new(limit), registry, inbox)
+        let memory = Memory {
+            partitions: limit,
+            fates: 100,
+            connections: 2,
+        };
+        (Applied::new(memory), registry, inbox)
     }
 
     fn apply(
@@ -201,6 +252,71 @@ mod tests {
         apply(&applied, batch(1, 1, &[0]), &registry).unwrap();
         apply(&applied, batch(0, 2, &[0]), &registry).unwrap();
         assert_eq!(got(&mut inbox), ["0", "0"]);
+    }
+
+    /// A batch whose notifications ask for that much, of a pusher that has committed so far.
+    fn asking(offsets: &[i64], receipts: Receipts, settled_below: i64) -> PushBatch {
+        let mut batch = PushBatch {
+            settled_below,
+            ..batch(0, 1, offsets)
+        };
+        for item in &mut batch.notifications {
+            item.receipts = receipts;
+        }
+        batch
+    }
+
+    fn id(number: u64) -> ConnectionId {
+        ConnectionId::new(&"edge".parse().unwrap(), schemas::Epoch(1), number)
+    }
+
+    fn fates(reply: &BatchReply) -> Vec<(i64, u32, u32)> {
+        let told = reply.fates.iter();
+        told.map(|fate| (fate.offset, fate.delivered, fate.overflowed))
+            .collect()
+    }
+
+    #[test]
+    fn a_batch_sent_again_is_answered_with_the_same_fates() {
+        let (applied, registry, inbox) = bench(10);
+        let first = asking(&[1, 2], Receipts::Summary, -1);
+        let reply = apply(&applied, first.clone(), &registry).unwrap();
+        assert_eq!(fates(&reply), [(1, 1, 0), (2, 1, 0)]);
+        registry.unregister(&"a".parse().unwrap(), &id(1));
+        drop(inbox);
+        let more = asking(&[1, 2, 3], Receipts::Summary, -1);
+        let again = apply(&applied, more, &registry).unwrap();
+        assert_eq!(fates(&again), [(1, 1, 0), (2, 1, 0), (3, 0, 0)]);
+        let told = asking(&[1, 2], Receipts::Summary, 2);
+        let told = apply(&applied, told, &registry).unwrap();
+        assert_eq!(fates(&told), [(2, 1, 0)], "1 was told of");
+        let none = asking(&[3, 4], Receipts::None, 2);
+        let none = apply(&applied, none, &registry).unwrap();
+        assert_eq!(fates(&none), [], "nobody asked");
+        let too_late = asking(&[1], Receipts::Summary, 2);
+        let too_late = apply(&applied, too_late, &registry).unwrap();
+        assert_eq!((fates(&too_late), too_late.repeated), (vec![], 1));
+    }
+
+    #[test]
+    fn full_receipts_name_the_connections_unless_they_are_too_many() {
+        let (applied, registry, mut inbox) = bench(10);
+        let (here, gone) = (id(1), id(99));
+        let mut batch = asking(&[1], Receipts::Full, -1);
+        batch.notifications[0].target.connections = vec![here.clone(), gone.clone()];
+        let reply = apply(&applied, batch, &registry).unwrap();
+        let devices = reply.fates[0].connections.clone().unwrap();
+        assert_eq!((devices.delivered, devices.gone), (vec![here], vec![gone]));
+        got(&mut inbox);
+
+        let others: Vec<_> = (50..52)
+            .map(|n| registry.register(&"other".parse().unwrap(), &id(n), schemas::Millis(0), 10))
+            .collect();
+        let everybody = asking(&[2], Receipts::Full, -1);
+        let reply = apply(&applied, everybody, &registry).unwrap();
+        assert_eq!(fates(&reply), [(2, 3, 0)]);
+        assert_eq!(reply.fates[0].connections, None, "three, where two may be");
+        drop(others);
     }
 
     #[test]

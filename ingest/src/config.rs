@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::admission::address::{ForwardedHeader, Network};
 use crate::api_keys::Keys;
+use crate::applied::Memory;
 use crate::auth;
 use crate::server::MAX_WORKERS;
 
@@ -143,6 +144,13 @@ pub struct Limits {
     pub max_listed_connections: usize,
     /// Notification partitions (and lives of their topic) whose applied offset is remembered.
     pub max_applied_partitions: usize,
+    /// Applied notifications of one partition whose fate is remembered until the pusher has told it in
+    /// `deliveries`, each connection id counted as one more. Of one forgotten, a pusher that asks again
+    /// after a crash tells `forgotten`.
+    pub remembered_fates: usize,
+    /// Connections named in the receipts of one notification (`full`); of more, only the numbers are
+    /// told. A push is answered in parts when its answer names as many.
+    pub receipt_connections: usize,
     /// Idle connections wait this long between two pings.
     #[serde(with = "compact::required")]
     pub ping_interval: Duration,
@@ -283,6 +291,8 @@ impl Default for Limits {
             max_presence_users: 1000,
             max_listed_connections: 1000,
             max_applied_partitions: 4096,
+            remembered_fates: 200_000,
+            receipt_connections: 50_000,
             ping_interval: Duration::from_secs(25),
             silence: Duration::from_mins(1),
             write_timeout: Duration::from_secs(10),
@@ -425,6 +435,15 @@ impl Config {
 }
 
 impl Limits {
+    /// How much is remembered of notifications.
+    pub(crate) const fn memory(&self) -> Memory {
+        Memory {
+            partitions: self.max_applied_partitions,
+            fates: self.remembered_fates,
+            connections: self.receipt_connections,
+        }
+    }
+
     fn faults(&self) -> Vec<String> {
         let counts = [
             ("max_connections", self.max_connections),
@@ -441,6 +460,8 @@ impl Limits {
             ("max_presence_users", self.max_presence_users),
             ("max_listed_connections", self.max_listed_connections),
             ("max_applied_partitions", self.max_applied_partitions),
+            ("remembered_fates", self.remembered_fates),
+            ("receipt_connections", self.receipt_connections),
         ];
         let spans = [
             ("ping_interval", self.ping_interval),

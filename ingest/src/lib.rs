@@ -25,6 +25,7 @@ mod autobahn;
 pub mod config;
 mod connection;
 mod edge;
+mod fates;
 pub mod frame;
 mod gateway;
 mod incoming;
@@ -191,7 +192,7 @@ impl Node {
             )),
             revocations_read: AtomicBool::new(false),
             gate: Mutex::new(Gate::new(gate_limits(limits))),
-            applied: applied::Applied::new(limits.max_applied_partitions),
+            applied: applied::Applied::new(limits.memory()),
             rules: Arc::new(rules(&config, &deps.log, deps.timings)),
             watchers: Watchers::new(config.watch.max_watchers),
             subscriptions: slots(config.subscriptions.max),

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use schemas::push::Devices;
 use schemas::{CloseCode, ConnectionId, Millis, UserId};
 
 use crate::frame::Frame;
@@ -85,6 +86,33 @@ pub struct Delivered {
     pub overflowed: u32,
     /// Took it, and should be given time before the next one.
     pub crowded: Vec<Arc<Mailbox>>,
+    /// Which they were, and which were named and not there; if that is to be known.
+    pub devices: Option<Devices>,
+}
+
+impl Delivered {
+    /// Nobody yet; `names` says whether it is to be known who.
+    #[must_use]
+    pub fn naming(names: bool) -> Self {
+        Self {
+            devices: names.then(Devices::default),
+            ..Self::default()
+        }
+    }
+
+    fn queued(&mut self, id: &ConnectionId) {
+        self.queued += 1;
+        if let Some(devices) = &mut self.devices {
+            devices.delivered.push(id.clone());
+        }
+    }
+
+    fn overflowed(&mut self, id: &ConnectionId) {
+        self.overflowed += 1;
+        if let Some(devices) = &mut self.devices {
+            devices.overflowed.push(id.clone());
+        }
+    }
 }
 
 impl Queue {
@@ -143,13 +171,13 @@ impl Mailbox {
         // A frame over the limit by itself still goes into an empty queue.
         if count > 0 && (count >= self.limits.frames || bytes > self.limits.bytes) {
             queue.close(CloseCode::TOO_FAST_OR_SLOW);
-            delivered.overflowed += 1;
+            delivered.overflowed(&self.connection_id);
             return;
         }
         queue.frames.push_back(frame.clone());
         queue.bytes = bytes;
         queue.wake(Awaits::Frames);
-        delivered.queued += 1;
+        delivered.queued(&self.connection_id);
         if queue.needs_time(&self.limits) {
             delivered.crowded.push(Arc::clone(self));
         }

@@ -12,6 +12,7 @@ use schemas::push::{self, BatchReply, PushReply, PushRequest};
 use tokio::time::{Instant, sleep};
 
 use crate::edge::{Edge, now};
+use crate::fates::weight;
 use crate::lease::Addressed;
 use crate::registry::Mailbox;
 use crate::server::KnownPeer;
@@ -98,7 +99,10 @@ async fn take(body: Result<Bytes, actix_web::Error>, edge: &Edge) -> Result<Push
             })?);
             done &= batch.notifications.is_empty();
         }
-        if done || Instant::now() >= answer_by {
+        let named = replies.iter().flat_map(|reply| &reply.fates);
+        let named: usize = named.map(weight).sum();
+        let long = named >= edge.config.limits.receipt_connections;
+        if done || long || Instant::now() >= answer_by {
             return Ok(PushReply { batches: replies });
         }
         give_time(crowded, answer_by).await;

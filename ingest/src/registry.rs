@@ -106,16 +106,22 @@ impl Registry {
     /// Hands `frame` to every socket that `target` means, once each.
     pub fn deliver(&self, target: &Target, frame: &Frame) -> Delivered {
         let mut delivered = Delivered::default();
+        self.hand_out(target, frame, &mut delivered);
+        delivered
+    }
+
+    /// The same, into `delivered`: with the connections, if it is to name them.
+    pub fn hand_out(&self, target: &Target, frame: &Frame, delivered: &mut Delivered) {
         let excluded = |user: &UserId| target.exclude_users.binary_search(user).is_ok();
         if target.is_broadcast() {
             for shard in &self.shards {
                 let users = &read(shard).users;
                 let meant = users.iter().filter(|(user, _)| !excluded(user));
                 for mailbox in meant.flat_map(|(_, mailboxes)| mailboxes) {
-                    mailbox.deliver(frame, &mut delivered);
+                    mailbox.deliver(frame, delivered);
                 }
             }
-            return delivered;
+            return;
         }
         for user in target.users.iter().filter(|user| !excluded(user)) {
             for mailbox in self
@@ -125,19 +131,27 @@ impl Registry {
                 .into_iter()
                 .flatten()
             {
-                mailbox.deliver(frame, &mut delivered);
+                mailbox.deliver(frame, delivered);
             }
         }
         for connection in &target.connections {
+            let before = delivered.queued + delivered.overflowed;
             let shard = self.read(connection.as_str());
-            if let Some(mailbox) = shard.connections.get(connection)
-                && !excluded(&mailbox.user_id)
-                && target.users.binary_search(&mailbox.user_id).is_err()
+            if let Some(mailbox) = shard.connections.get(connection) {
+                if excluded(&mailbox.user_id)
+                    || target.users.binary_search(&mailbox.user_id).is_ok()
+                {
+                    continue;
+                }
+                mailbox.deliver(frame, delivered);
+            }
+            // Not here, or being closed.
+            if delivered.queued + delivered.overflowed == before
+                && let Some(devices) = &mut delivered.devices
             {
-                mailbox.deliver(frame, &mut delivered);
+                devices.gone.push(connection.clone());
             }
         }
-        delivered
     }
 
     /// Closes the sockets of a user whose tokens issued before that moment count no more.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use eventlog::Record;
-use schemas::{ConnectionRow, DecodeError, Millis, Notification, UserId};
+use schemas::{ConnectionRow, DecodeError, Millis, Notification, Receipts, UserId};
 
 use crate::planner::{Request, Strategy, Whereabouts, strategy};
 
@@ -48,19 +48,23 @@ pub enum Step {
 }
 
 impl Preparing {
-    /// A batch of one partition, in offset order.
+    /// A batch of one partition, in offset order. `receipts`: how much is told of those that say
+    /// nothing about it.
     #[must_use]
-    pub fn new(records: Vec<Arc<Record>>) -> Self {
+    pub fn new(records: Vec<Arc<Record>>, receipts: Receipts) -> Self {
         let through = records.last().map_or(-1, |record| record.position.offset);
         let mut requests = Vec::with_capacity(records.len());
         let mut unreadable = Vec::new();
         for record in records {
             match Notification::decode(record.value.as_ref().unwrap_or(&Bytes::new())) {
-                Ok(notification) => requests.push(Request {
-                    offset: record.position.offset,
-                    notification,
-                    traceparent: record.headers.traceparent().map(str::to_owned),
-                }),
+                Ok(mut notification) => {
+                    notification.receipts.get_or_insert(receipts);
+                    requests.push(Request {
+                        offset: record.position.offset,
+                        notification,
+                        traceparent: record.headers.traceparent().map(str::to_owned),
+                    });
+                }
                 Err(error) => unreadable.push((record, error)),
             }
         }
@@ -140,7 +144,7 @@ mod tests {
     #[test]
     fn the_edges_are_read_to_their_end_before_anything_is_looked_up() {
         let named = record(3, r#"{"users":["ada"],"data":1}"#);
-        let mut batch = Preparing::new(vec![named, record(4, "?")]);
+        let mut batch = Preparing::new(vec![named, record(4, "?")], Receipts::None);
         assert_eq!(batch.step(1, 1, Millis(0)), Step::ReadEdges);
         batch.saw_every_edge();
         let ada = vec!["ada".parse().unwrap()];
@@ -157,7 +161,7 @@ mod tests {
 
     #[test]
     fn who_names_nobody_needs_no_look_up() {
-        let mut batch = Preparing::new(vec![record(3, r#"{"data":1}"#)]);
+        let mut batch = Preparing::new(vec![record(3, r#"{"data":1}"#)], Receipts::None);
         batch.saw_every_edge();
         assert_eq!(
             batch.step(1, 1, Millis(0)),

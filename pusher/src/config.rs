@@ -6,6 +6,10 @@ use jiff::fmt::serde::unsigned_duration::friendly::compact;
 use serde::{Deserialize, Serialize};
 
 use crate::dispatcher::{Dispatcher, Limits};
+use crate::receipts;
+
+/// Kafka's default limit of a record batch is 1 MiB; receipts are measured roughly.
+const MAX_RECORD_BYTES: usize = 768 * 1024;
 
 /// How notifications are planned and pushed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +27,25 @@ pub struct Config {
     pub plan: Plan,
     /// How edges are sent to.
     pub push: Push,
+    /// What is told of what became of notifications.
+    pub receipts: Receipts,
+}
+
+/// What is told of what became of notifications.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Receipts {
+    /// Of those that say nothing about it: `none`, `summary` or `full`.
+    #[serde(rename = "default")]
+    pub unless_said: schemas::Receipts,
+    /// The most bytes of one record in `deliveries`, roughly. What is settled between two commits goes
+    /// into one record, if it fits.
+    pub record_bytes: usize,
+    /// Records of one partition that the log has not acknowledged.
+    pub in_flight: usize,
+    /// Settled notifications of one partition whose receipts are not in the log; above it, the
+    /// partition is paused.
+    pub pending: usize,
 }
 
 /// How edges of named users are found.
@@ -100,6 +123,18 @@ impl Default for Config {
             drain_timeout: Duration::from_secs(5),
             plan: Plan::default(),
             push: Push::default(),
+            receipts: Receipts::default(),
+        }
+    }
+}
+
+impl Default for Receipts {
+    fn default() -> Self {
+        Self {
+            unless_said: schemas::Receipts::default(),
+            record_bytes: 256 * 1024,
+            in_flight: 4,
+            pending: 100_000,
         }
     }
 }
@@ -141,7 +176,12 @@ impl Config {
     /// All that is wrong with these settings.
     #[must_use]
     pub fn faults(&self) -> Vec<String> {
-        let Self { plan, push, .. } = self;
+        let Self {
+            plan,
+            push,
+            receipts,
+            ..
+        } = self;
         let positive = [
             ("commit_interval", self.commit_interval.is_zero()),
             ("plan.batch", plan.batch == 0),
@@ -156,6 +196,8 @@ impl Config {
             ("push.requests_per_edge", push.requests_per_edge == 0),
             ("push.unsettled", push.unsettled == 0),
             ("push.unsettled_bytes", push.unsettled_bytes == 0),
+            ("receipts.in_flight", receipts.in_flight == 0),
+            ("receipts.pending", receipts.pending == 0),
         ];
         let zero = positive.into_iter().filter(|(_, zero)| *zero);
         let mut faults: Vec<String> = zero
@@ -166,6 +208,11 @@ impl Config {
         }
         if plan.linger > Dispatcher::TICK {
             faults.push("plan.linger must be at most 100ms".into());
+        }
+        if !(1024..=MAX_RECORD_BYTES).contains(&receipts.record_bytes) {
+            faults.push(format!(
+                "receipts.record_bytes must be 1024 or more and at most {MAX_RECORD_BYTES}"
+            ));
         }
         if push.backoff_max < push.backoff {
             faults.push("push.backoff_max must not be below push.backoff".into());
@@ -194,6 +241,16 @@ impl Config {
             give_up: push.give_up,
         }
     }
+
+    /// What the ledgers of receipts keep to.
+    #[must_use]
+    pub const fn receipt_limits(&self) -> receipts::Limits {
+        receipts::Limits {
+            record_bytes: self.receipts.record_bytes,
+            in_flight: self.receipts.in_flight,
+            pending: self.receipts.pending,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -208,8 +265,9 @@ mod tests {
             ..Config::default()
         };
         config.push.batch = 0;
+        config.receipts.record_bytes = 0;
         config.push.give_up = config.push.request_timeout;
         config.push.backoff_max = Duration::ZERO;
-        assert_eq!(config.faults().len(), 4, "{:?}", config.faults());
+        assert_eq!(config.faults().len(), 5, "{:?}", config.faults());
     }
 }

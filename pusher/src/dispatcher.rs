@@ -91,6 +91,10 @@ impl Dispatcher {
             Input::Replied(ticket, applied) => self.replied(now, &ticket, applied),
             Input::Failed(ticket, failure) => self.failed(now, &ticket, failure),
             Input::Buried(partition, offset) => self.buried(partition, offset),
+            Input::Hold(partition, held) => self.settle(partition, |window| {
+                window.want_paused(held);
+                vec![]
+            }),
             Input::Probed(life, answered) => self.probed(now, &life, answered),
             Input::Tick => self.tick(now),
             Input::Drain => self.draining = true,
@@ -105,6 +109,13 @@ impl Dispatcher {
     #[must_use]
     pub fn position(&self, partition: i32) -> Option<i64> {
         self.windows.get(&partition).map(Window::position)
+    }
+
+    /// Whether an answer to that request is waited for.
+    #[must_use]
+    pub fn awaits(&self, ticket: &Ticket) -> bool {
+        let lane = self.lanes.get(&(ticket.partition, ticket.life.clone()));
+        lane.is_some_and(|lane| lane.awaits(ticket.number))
     }
 
     /// How many requests have no answer yet.
@@ -180,8 +191,16 @@ impl Dispatcher {
             .map(|(life, _)| life)
             .collect();
         if !ended.is_empty() {
-            for ((partition, _), lane) in self.drop_lanes(|(_, life)| ended.contains(life)) {
-                self.settle(partition, |window| window.release(lane.offsets()));
+            for ((partition, life), lane) in self.drop_lanes(|(_, life)| ended.contains(life)) {
+                let offsets: Vec<i64> = lane.offsets().collect();
+                if !offsets.is_empty() {
+                    self.outputs.push(Output::Lost {
+                        partition,
+                        life,
+                        offsets: offsets.clone(),
+                    });
+                }
+                self.settle(partition, |window| window.release(offsets));
             }
         }
         let mut moved = Vec::new();
@@ -201,10 +220,10 @@ impl Dispatcher {
     }
 
     fn replied(&mut self, now: Instant, ticket: &Ticket, applied: Applied) {
-        let Some((key, lane, _)) = self.answered(ticket) else {
+        let Some((key, lane, items)) = self.answered(ticket) else {
             return;
         };
-        let released = lane.applied(applied.0);
+        let released = lane.applied(applied.0, items);
         if released.is_empty() {
             // Not even its first notification: as good as a refusal.
             self.back_off(now, &key, Failure::Unavailable);

@@ -22,6 +22,7 @@ pub mod outbox;
 mod pipeline;
 pub mod planner;
 mod prepare;
+pub mod receipts;
 mod telemetry;
 
 use std::sync::Arc;

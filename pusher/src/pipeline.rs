@@ -3,6 +3,7 @@
 mod actions;
 mod partition;
 mod planning;
+mod receipts;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -80,6 +81,10 @@ enum Done {
     Buried(i32, u64, i64),
     /// The partition went before its notification was in the DLQ.
     NotBuried,
+    /// That record of receipts, of a partition and generation, is in the log.
+    Receipted(i32, u64, u64),
+    /// The partition went before its receipts were in the log.
+    NotReceipted,
     Committed(Vec<Committing>, Result<(), LogError>),
     Probed(LifeId, bool),
     /// The log answered, or not.
@@ -91,6 +96,7 @@ struct Reports {
     log: Component,
     edges: Component,
     dlq: Component,
+    receipts: Component,
 }
 
 struct Pipeline {
@@ -123,6 +129,8 @@ struct Pipeline {
     committing: bool,
     /// DLQ appends without an answer.
     burials: usize,
+    /// Records of receipts without an answer.
+    receipting: usize,
     /// Whether the log failed since it was last asked.
     log_fault: bool,
     tasks: JoinSet<Done>,
@@ -150,12 +158,15 @@ impl Pipeline {
             log: health.component("pusher.log"),
             edges: health.component("pusher.edges"),
             dlq: health.component("pusher.dlq"),
+            receipts: health.component("pusher.receipts"),
         };
         health.log.not_ready("joining the group");
         health.edges.ready();
         health.dlq.ready();
+        health.receipts.ready();
         let preparation = Preparation::new(
             config.plan.clone(),
+            config.receipts.unless_said,
             edges.clone(),
             store,
             clock,
@@ -178,6 +189,7 @@ impl Pipeline {
             lives_at: -1,
             refusing: BTreeMap::new(),
             burials: 0,
+            receipting: 0,
             log_fault: true,
             tasks: JoinSet::new(),
             looking: None,
@@ -275,6 +287,10 @@ impl Pipeline {
                     self.health.dlq.ready();
                 }
             }
+            Done::Receipted(partition, generation, record) => {
+                self.receipted(partition, generation, record);
+            }
+            Done::NotReceipted => self.not_receipted(),
             Done::Committed(commits, answer) => self.committed(commits, answer),
             Done::Probed(life, answered) => self.input(Input::Probed(life, answered)),
             Done::Log(Ok(())) => self.health.log.ready(),
@@ -301,6 +317,7 @@ impl Pipeline {
         self.next_tick = now + Dispatcher::TICK;
         self.telemetry
             .load(self.dispatcher.unsettled(), self.dispatcher.in_flight());
+        self.hold_unreceipted();
         if now >= self.next_start && !self.starting.is_empty() {
             self.start_partitions();
         }
@@ -339,6 +356,7 @@ impl Pipeline {
                 self.refusing.remove(&life);
                 self.outbox.answered(&life);
                 for (parcel, reply) in request.parcels.into_iter().zip(reply.batches) {
+                    self.told(&parcel.batch, &reply);
                     let applied = Applied(reply.applied_through);
                     self.input(Input::Replied(parcel.batch.ticket, applied));
                 }

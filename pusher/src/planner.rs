@@ -11,9 +11,11 @@ use std::sync::Arc;
 
 use eventlog::Membership;
 use eventlog::membership::Life;
-use schemas::notifications::Receipts;
+use schemas::deliveries::Outcome;
 use schemas::push::{PushItem, Target};
-use schemas::{ConnectionRow, EdgeId, Epoch, Millis, Notification, UserId};
+use schemas::{ConnectionId, ConnectionRow, EdgeId, Epoch, Millis, Notification, Receipts, UserId};
+
+use crate::receipts::Expected;
 
 /// One life of an edge.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,6 +46,18 @@ pub struct Request {
 impl Request {
     fn is_expired(&self, now: Millis) -> bool {
         self.notification.expires_at.is_some_and(|at| at <= now)
+    }
+
+    /// How much is to be told of what becomes of it.
+    fn receipts(&self) -> Receipts {
+        self.notification.receipts.unwrap_or_default()
+    }
+
+    /// The connections that it names whose edges live no more.
+    fn gone(&self, live: &BTreeSet<LifeId>) -> Vec<ConnectionId> {
+        let named = self.notification.target.connections.iter();
+        let gone = named.filter(|connection| home(connection, live).is_none());
+        gone.cloned().collect()
     }
 
     /// The users named and not excluded. May be empty although users were named.
@@ -131,6 +145,8 @@ pub struct Plan {
     pub through: i64,
     /// For each notification sent, to how many edges.
     pub spread: Vec<u32>,
+    /// What is to be told of those that want it told.
+    pub expected: Vec<Expected>,
 }
 
 /// Why a notification goes to no edge.
@@ -164,16 +180,38 @@ pub fn plan(
     now: Millis,
 ) -> Plan {
     let mut plan = Plan::default();
-    for request in requests {
+    for mut request in requests {
         let offset = request.offset;
+        let receipts = request.receipts();
+        let id = request.notification.id.take();
+        let mut gone = Vec::new();
         plan.through = offset;
-        if request.is_expired(now) {
+        let outcome = if request.is_expired(now) {
             plan.unsent.push((offset, Unsent::Expired));
-            continue;
-        }
-        match spread(request, whereabouts, live, &mut plan.lanes) {
-            0 => plan.unsent.push((offset, Unsent::Nobody)),
-            edges => plan.spread.push(edges),
+            Outcome::Expired
+        } else {
+            if receipts == Receipts::Full {
+                gone = request.gone(live);
+            }
+            match spread(request, whereabouts, live, &mut plan.lanes) {
+                0 => {
+                    plan.unsent.push((offset, Unsent::Nobody));
+                    Outcome::NobodyThere
+                }
+                edges => {
+                    plan.spread.push(edges);
+                    Outcome::Sent
+                }
+            }
+        };
+        if receipts != Receipts::None {
+            plan.expected.push(Expected {
+                offset,
+                id,
+                receipts,
+                outcome,
+                gone,
+            });
         }
     }
     plan
@@ -201,6 +239,7 @@ fn spread(
             _ => Some(recipients(&request, users, whereabouts, live)),
         }
     };
+    let receipts = request.receipts();
     let Request {
         offset,
         notification,
@@ -212,7 +251,7 @@ fn spread(
             target,
             data: notification.data.clone(),
             traceparent: traceparent.clone(),
-            receipts: Receipts::default(),
+            receipts,
         })
     };
     let mut edges = 0;
@@ -240,7 +279,7 @@ fn spread(
     edges
 }
 
-type Recipients<'a> = BTreeMap<&'a LifeId, (Vec<UserId>, Vec<schemas::ConnectionId>)>;
+type Recipients<'a> = BTreeMap<&'a LifeId, (Vec<UserId>, Vec<ConnectionId>)>;
 
 /// Who is meant on each live edge. An edge where nobody is meant is not there, since an item that
 /// names nobody would be a broadcast.
@@ -268,16 +307,18 @@ fn recipients<'a>(
         }
     }
     for connection in &request.notification.target.connections {
-        let (edge, epoch) = connection.home();
-        let home = edge.parse().ok().and_then(|edge_id| {
-            let life = LifeId { edge_id, epoch };
-            live.get(&life)
-        });
-        if let Some(life) = home {
+        if let Some(life) = home(connection, live) {
             per_edge.entry(life).or_default().1.push(connection.clone());
         }
     }
     per_edge
+}
+
+/// The life that holds a connection, if it lives.
+fn home<'a>(connection: &ConnectionId, live: &'a BTreeSet<LifeId>) -> Option<&'a LifeId> {
+    let (edge, epoch) = connection.home();
+    let edge_id = edge.parse().ok()?;
+    live.get(&LifeId { edge_id, epoch })
 }
 
 #[cfg(test)]

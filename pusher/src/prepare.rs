@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use eventlog::{Edges, LogError, Record};
 use runtime::clock::Clock;
-use schemas::{ConnectionRow, UserId};
+use schemas::{ConnectionRow, Receipts, UserId};
 use store::{ConnectionStore, StoreError};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -20,6 +20,8 @@ use crate::telemetry::{LookUp, Telemetry};
 #[derive(Debug)]
 pub(crate) struct Preparation {
     config: config::Plan,
+    /// How much is told of requests that say nothing about it.
+    receipts: Receipts,
     edges: Edges,
     store: Arc<dyn ConnectionStore>,
     clock: Clock,
@@ -51,6 +53,7 @@ const LOG_RETRY: Duration = Duration::from_millis(200);
 impl Preparation {
     pub(crate) fn new(
         config: config::Plan,
+        receipts: Receipts,
         edges: Edges,
         store: Arc<dyn ConnectionStore>,
         clock: Clock,
@@ -59,6 +62,7 @@ impl Preparation {
         let look_ups = Semaphore::new(config.concurrent_look_ups.min(Semaphore::MAX_PERMITS));
         Self {
             config,
+            receipts,
             edges,
             store,
             clock,
@@ -78,7 +82,7 @@ impl Preparation {
             let read = fetched.into_iter().map(|fetched| Looked {
                 partition: fetched.partition,
                 generation: fetched.generation,
-                batch: Preparing::new(fetched.records),
+                batch: Preparing::new(fetched.records, self.receipts),
             });
             read.collect::<Vec<_>>()
         };

@@ -21,6 +21,9 @@ pub(crate) struct Telemetry {
     settle_latency: Histogram<f64>,
     unsettled: Gauge<u64>,
     in_flight: Gauge<u64>,
+    receipts: Counter<u64>,
+    receipts_failed: Counter<u64>,
+    receipts_pending: Gauge<u64>,
 }
 
 /// How a batch found its edges.
@@ -76,6 +79,18 @@ impl Telemetry {
             unsettled: gauge(
                 "sumu.pusher.unsettled",
                 "Notifications fetched and not settled",
+            ),
+            receipts: counter(
+                "sumu.pusher.receipts",
+                "Receipts of notifications on their way to the log",
+            ),
+            receipts_failed: counter(
+                "sumu.pusher.receipts.failures",
+                "Attempts to write receipts that the log did not take",
+            ),
+            receipts_pending: gauge(
+                "sumu.pusher.receipts.pending",
+                "Notifications settled whose receipts are not in the log",
             ),
             in_flight: gauge("sumu.pusher.in_flight", "Batches without an answer"),
         }
@@ -148,6 +163,18 @@ impl Telemetry {
             add(|batch| batch.delivered, "delivered");
             add(|batch| batch.overflowed, "overflowed");
         }
+    }
+
+    pub(crate) fn receipts(&self, count: usize) {
+        self.receipts.add(count as u64, &[]);
+    }
+
+    pub(crate) fn receipts_failed(&self) {
+        self.receipts_failed.add(1, &[]);
+    }
+
+    pub(crate) fn receipts_pending(&self, count: usize) {
+        self.receipts_pending.record(count as u64, &[]);
     }
 
     pub(crate) fn load(&self, unsettled: usize, in_flight: usize) {

@@ -1,7 +1,7 @@
 //! Names what crosses a border: records, frames and push batches, as types and as bytes.
 //!
 //! ```text
-//!   bytes ──decode──▶ ConnectionEvent, EdgeRecord, PresenceEvent, Notification, Revocation   (log records)
+//!   bytes ──decode──▶ ConnectionEvent, EdgeRecord, PresenceEvent, Notification, Deliveries, … (log records)
 //!         ──decode──▶ ClientFrame ─▶ … ─▶ ServerFrame                                        (the socket)
 //!         ──decode──▶ PushRequest ─▶ … ─▶ PushReply                                            (pusher → edge)
 //! ```
@@ -12,6 +12,7 @@
 pub mod close;
 pub mod cloudevents;
 pub mod connections;
+pub mod deliveries;
 pub mod edges;
 pub mod frames;
 pub mod id;
@@ -28,9 +29,10 @@ pub mod topics;
 pub use close::CloseCode;
 pub use cloudevents::{Envelope, Headers};
 pub use connections::{ConnectionEvent, ConnectionRow};
+pub use deliveries::Deliveries;
 pub use edges::EdgeRecord;
 pub use id::{ConnectionId, EdgeId, Epoch, UserId};
-pub use notifications::Notification;
+pub use notifications::{Notification, Receipts};
 pub use position::Position;
 pub use presence::PresenceEvent;
 pub use push::{BatchReply, PushBatch, PushReply, PushRequest};

@@ -34,6 +34,8 @@ pub struct Notification {
     pub id: Option<String>,
     /// Not delivered after this moment.
     pub expires_at: Option<Millis>,
+    /// How much is told of what becomes of it; `None`: as much as is configured.
+    pub receipts: Option<Receipts>,
 }
 
 /// The request as JSON. Members unknown here are ignored.
@@ -60,6 +62,9 @@ pub struct NotificationRequest<'a> {
     #[serde(default)]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     expires_at: Option<Timestamp>,
+    /// What is written to `deliveries` about it. Default: as configured.
+    #[serde(default)]
+    receipts: Option<Receipts>,
 }
 
 impl Notification {
@@ -87,6 +92,7 @@ impl Notification {
             data: value.slice_ref(request.data.get().as_bytes()),
             id: request.id,
             expires_at: request.expires_at.map(Millis::from),
+            receipts: request.receipts,
         })
     }
 }

@@ -4,6 +4,7 @@
 //! a change of these types is a new [`CONTENT_TYPE`].
 
 use bytes::Bytes;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::notifications::Receipts;
@@ -112,8 +113,8 @@ pub struct Fate {
     pub connections: Option<Devices>,
 }
 
-/// Connections, by what became of a notification there. Sorted, without duplicates.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Connections, by what became of a notification there. Without duplicates.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Devices {
     /// They were handed its frame.
     pub delivered: Vec<ConnectionId>,

@@ -15,6 +15,8 @@ pub struct Topics {
     pub notifications: Arc<str>,
     /// Requests that could not be read or planned.
     pub notifications_dlq: Arc<str>,
+    /// What became of notifications: each partition tells of the notifications' of that number.
+    pub deliveries: Arc<str>,
     /// Presence events.
     pub presence: Arc<str>,
     /// Which edges live.
@@ -81,6 +83,7 @@ impl Topics {
             messages_publish: name("messages.publish"),
             notifications: name("notifications"),
             notifications_dlq: name("notifications.dlq"),
+            deliveries: name("deliveries"),
             presence: name("presence"),
             edges: name("edges"),
             revocations: name("revocations"),
@@ -104,6 +107,7 @@ impl Topics {
             &self.messages_publish,
             &self.notifications,
             &self.notifications_dlq,
+            &self.deliveries,
         ];
         all.map(Arc::clone).into()
     }
@@ -122,6 +126,8 @@ impl Topics {
             TopicSpec::new(&self.notifications, many, DELETE).with("max.message.bytes", &input),
             TopicSpec::new(&self.notifications_dlq, many, DELETE)
                 .with("max.message.bytes", &(input + DLQ_HEADROOM_BYTES)),
+            TopicSpec::new(&self.deliveries, many, DELETE)
+                .requires("message.timestamp.type", "LogAppendTime"),
             TopicSpec::new(&self.presence, many, COMPACT),
             TopicSpec::new(&self.edges, 1, COMPACT)
                 .requires("message.timestamp.type", "LogAppendTime")
@@ -204,6 +210,7 @@ mod tests {
                 "s.messages.publish 3 cleanup.policy=delete".into(),
                 "s.notifications 3 cleanup.policy=delete max.message.bytes=1000".into(),
                 "s.notifications.dlq 3 cleanup.policy=delete max.message.bytes=66536".into(),
+                format!("s.deliveries 3 cleanup.policy=delete {time}"),
                 "s.presence 3 cleanup.policy=compact!".into(),
                 format!(
                     "s.edges 1 cleanup.policy=compact! {time} segment.ms=600000 min.compaction.lag.ms=600000"

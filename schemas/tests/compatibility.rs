@@ -6,7 +6,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use schemas::frames::ClientFrame;
-use schemas::{ConnectionEvent, EdgeRecord, Notification, PresenceEvent, Revocation};
+use schemas::{ConnectionEvent, Deliveries, EdgeRecord, Notification, PresenceEvent, Revocation};
 use serde_json::{Map, Value};
 
 /// What a reader makes of a value of that type, so that two readings can be compared.
@@ -25,6 +25,9 @@ fn decoded(name: &str, value: &Value) -> Result<String, String> {
             .map_err(said),
         Some("notifications") => Notification::decode(&bytes)
             .map(|request| format!("{request:?}"))
+            .map_err(said),
+        Some("deliveries") => Deliveries::decode(&bytes)
+            .map(|deliveries| format!("{deliveries:?}"))
             .map_err(said),
         Some("revocations") => Revocation::decode(&bytes)
             .map(|revocation| format!("{revocation:?}"))
@@ -56,10 +59,12 @@ fn golden() -> Vec<(String, Value)> {
     found
 }
 
-/// The members of a record itself, and of the one object that sumu defines inside one.
+/// The members of a record itself, and of objects that sumu defines inside it.
 fn objects(name: &str) -> &'static [&'static str] {
     if name.starts_with("sumu.presence.") {
         &["", "/message"]
+    } else if name.starts_with("sumu.deliveries.") {
+        &["", "/edges/0", "/receipts/0", "/receipts/0/edges/0"]
     } else {
         &[""]
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use schemas::frames::ClientFrame;
-use schemas::{ConnectionEvent, EdgeRecord, Notification, PresenceEvent, Revocation};
+use schemas::{ConnectionEvent, Deliveries, EdgeRecord, Notification, PresenceEvent, Revocation};
 
 fn page(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -67,11 +67,15 @@ fn blocks(page: &str) -> Vec<String> {
 #[test]
 fn records_in_blocks() {
     let blocks = blocks(&page("topics.md"));
-    let mut kinds = (0, 0, 0);
+    let mut kinds = (0, 0, 0, 0);
     for block in blocks {
         if block.contains(r#""data""#) {
             Notification::decode(&Bytes::from(block.clone())).expect(&block);
             kinds.0 += 1;
+        } else if block.contains(r#""receipts":["#) {
+            let deliveries = Deliveries::decode(block.as_bytes()).expect(&block);
+            assert_eq!(deliveries.encode(), block);
+            kinds.3 += 1;
         } else if block.contains(r#""type":"presence""#) {
             let event = PresenceEvent::decode(block.as_bytes()).expect(&block);
             assert_eq!(event.encode(), block);
@@ -82,7 +86,7 @@ fn records_in_blocks() {
             kinds.2 += 1;
         }
     }
-    assert_eq!(kinds, (1, 2, 1), "examples");
+    assert_eq!(kinds, (1, 2, 1, 1), "examples");
 }
 
 #[test]

@@ -11,8 +11,8 @@ use schemas::notifications::Receipts;
 use schemas::presence::{Status, UserState};
 use schemas::push::{BatchReply, Devices, Fate, PushItem, Target};
 use schemas::{
-    ConnectionEvent, ConnectionId, EdgeRecord, Envelope, Epoch, Millis, Notification, Position,
-    PresenceEvent, PushBatch, PushReply, PushRequest, Revocation, UserId,
+    ConnectionEvent, ConnectionId, Deliveries, EdgeRecord, Envelope, Epoch, Millis, Notification,
+    Position, PresenceEvent, PushBatch, PushReply, PushRequest, Revocation, UserId,
 };
 use serde_json::value::RawValue;
 
@@ -115,6 +115,7 @@ fn notification_requests() {
         data: Bytes::from_static(br#"{"type" : "order", "total":1.0,"big":1E+2}"#),
         id: Some("order-4711".into()),
         expires_at: Some(Millis(1_795_521_600_000)),
+        receipts: Some(Receipts::Full),
     };
     assert_eq!(Notification::decode(&text).expect("a request"), wanted);
 
@@ -122,6 +123,15 @@ fn notification_requests() {
     let broadcast = Notification::decode(&text).expect("a request");
     assert!(broadcast.target.is_broadcast());
     assert_eq!(broadcast.data, r#""maintenance at noon""#);
+}
+
+#[test]
+fn delivery_receipts() {
+    for name in ["summary", "full"] {
+        let text = json(&format!("sumu.deliveries.recorded.v1.{name}"));
+        let deliveries = Deliveries::decode(text.as_bytes()).expect(name);
+        assert_eq!(deliveries.encode(), text, "{name}");
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use schemas::edges::{Expired, Heartbeat, Started};
 use schemas::frames::{ClientFrame, ServerFrame};
 use schemas::notifications::NotificationRequest;
 use schemas::{
-    ConnectionEvent, ConnectionRow, EdgeRecord, Notification, PresenceEvent, Revocation,
+    ConnectionEvent, ConnectionRow, Deliveries, EdgeRecord, Notification, PresenceEvent, Revocation,
 };
 use serde_json::Value;
 
@@ -41,6 +41,7 @@ fn schemas() -> BTreeMap<&'static str, Value> {
         schema::<Expired>(EdgeRecord::EXPIRED, read()),
         schema::<PresenceEvent>(PresenceEvent::TYPE, read()),
         schema::<NotificationRequest<'_>>(Notification::TYPE, read()),
+        schema::<Deliveries>(Deliveries::TYPE, read()),
         schema::<Revocation>(Revocation::TYPE, read()),
         schema::<ClientFrame<'_>>("client-frame", read()),
         schema::<ServerFrame<'_>>("server-frame", Contract::Serialize),

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use eventlog::{Append, Log, NewRecord, Producer};
 use runtime::Clock;
-use schemas::{ConnectionId, Envelope, Millis, Notification, UserId};
+use schemas::{ConnectionId, Envelope, Millis, Notification, Receipts, UserId};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -33,6 +33,10 @@ pub(crate) struct Args {
     /// How long it may still be delivered: 30s, 5m …
     #[arg(long, value_name = "TIME", value_parser = token::duration)]
     expires_in: Option<Duration>,
+    /// What is told in `deliveries` of what became of it: none, summary or full; as configured
+    /// without.
+    #[arg(long, value_name = "HOW", value_parser = receipts)]
+    receipts: Option<Receipts>,
     #[command(flatten)]
     settings: settings::Args,
     /// What clients receive, as JSON; `-` sends each line of standard input.
@@ -53,6 +57,8 @@ struct Request<'a> {
     id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    receipts: Option<Receipts>,
     data: &'a RawValue,
 }
 
@@ -105,6 +111,7 @@ impl Args {
             connections: &self.connection,
             id: self.id.as_deref(),
             expires_at: self.expires_in.map(|span| (now + span).to_string()),
+            receipts: self.receipts,
             data,
         };
         let value = Bytes::from(serde_json::to_vec(&request)?);
@@ -118,6 +125,15 @@ impl Args {
             ([user], true) => log.partition_of(user),
             _ => rand::random_range(0..log.partitions()),
         }
+    }
+}
+
+fn receipts(text: &str) -> Result<Receipts, String> {
+    match text {
+        "none" => Ok(Receipts::None),
+        "summary" => Ok(Receipts::Summary),
+        "full" => Ok(Receipts::Full),
+        _ => Err("one of none, summary and full".into()),
     }
 }
 

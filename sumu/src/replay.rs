@@ -29,7 +29,7 @@ use output::Read;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Short or full names: connections, presence, messages.send, messages.publish, notifications,
-    /// notifications.dlq, edges, revocations; or any other topic.
+    /// notifications.dlq, deliveries, edges, revocations; or any other topic.
     #[arg(value_name = "TOPIC")]
     topics: Vec<String>,
     /// Where to begin: `beginning`, a time (2026-01-31T12:00:00Z, or "2026-01-31 12:00" here), how

@@ -65,6 +65,12 @@ impl Lane {
         self.in_flight.is_some()
     }
 
+    /// Whether that request is the one in flight.
+    pub(super) fn awaits(&self, number: u64) -> bool {
+        self.in_flight
+            .is_some_and(|request| request.number == number)
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
@@ -122,12 +128,15 @@ impl Lane {
         Some(request.items)
     }
 
-    /// The edge has applied everything up to `through`. Answers what that releases.
-    pub(super) fn applied(&mut self, through: i64) -> Vec<i64> {
+    /// The edge has applied everything up to `through`, and was sent so many items. Answers what that
+    /// releases: what it was not sent it has said nothing of, even if it applied that for somebody
+    /// else.
+    pub(super) fn applied(&mut self, through: i64, items: usize) -> Vec<i64> {
         let mut released = Vec::new();
-        while let Some(queued) = self
-            .queue
-            .pop_front_if(|queued| queued.item.offset <= through)
+        while released.len() < items
+            && let Some(queued) = self
+                .queue
+                .pop_front_if(|queued| queued.item.offset <= through)
         {
             self.bytes -= queued.bytes;
             released.push(queued.item.offset);

@@ -56,6 +56,8 @@ pub enum Input {
     Failed(Ticket, Failure),
     /// A notification is in the DLQ.
     Buried(i32, i64),
+    /// Whether a partition must not be fetched from for another reason than what is unsettled.
+    Hold(i32, bool),
     /// A probe came back: whether the edge answered.
     Probed(LifeId, bool),
     /// Time went by.
@@ -95,6 +97,15 @@ pub enum Output {
         partition: i32,
         /// Its offset.
         offset: i64,
+    },
+    /// A life ended before it answered these notifications.
+    Lost {
+        /// Their partition.
+        partition: i32,
+        /// The life.
+        life: LifeId,
+        /// Their offsets.
+        offsets: Vec<i64>,
     },
     /// A notification is too large for an edge: append it to the DLQ, answer with `Buried`.
     Bury {

@@ -147,6 +147,62 @@ fn offsets(batch: &Batch) -> Vec<i64> {
     batch.items.iter().map(|item| item.offset).collect()
 }
 
+fn settled(outputs: &[Output]) -> Vec<i64> {
+    let settled = |output: &Output| match output {
+        Output::Settled { offset, .. } => Some(*offset),
+        _ => None,
+    };
+    outputs.iter().filter_map(settled).collect()
+}
+
+#[test]
+fn what_an_ended_life_owed_is_lost_before_it_is_settled() {
+    let mut bench = Bench::new(LIMITS, &[1, 2]);
+    let sent = bench.plan(&[1, 2], 0..=1);
+    let of = |number: u8| {
+        let batches = batches(&sent);
+        let mut batches = batches.into_iter();
+        batches
+            .find(|batch| batch.ticket.life == life(number))
+            .unwrap()
+    };
+    assert!(bench.dispatcher.awaits(&of(1).ticket));
+    bench.input(Input::Replied(of(1).ticket, Applied(1)));
+    assert!(!bench.dispatcher.awaits(&of(1).ticket), "answered");
+    let outputs = bench.input(lives_of(&[1]));
+    assert!(!bench.dispatcher.awaits(&of(2).ticket), "ended");
+    let lost = Output::Lost {
+        partition: 0,
+        life: life(2),
+        offsets: vec![0, 1],
+    };
+    assert_eq!(outputs[0], lost);
+    assert_eq!(settled(&outputs), [0, 1]);
+}
+
+#[test]
+fn what_an_edge_applied_for_somebody_else_is_sent_to_be_told_of() {
+    let mut bench = Bench::new(LIMITS, &[1]);
+    let sent = bench.plan(&[1], 0..=5);
+    let first = batches(&sent).remove(0);
+    assert_eq!(first.items.len(), LIMITS.batch);
+    let outputs = bench.input(Input::Replied(first.ticket, Applied(5)));
+    assert_eq!(settled(&outputs), [0, 1, 2, 3]);
+    let rest = batches(&outputs).remove(0);
+    assert_eq!(rest.items[0].offset, 4);
+    let outputs = bench.input(Input::Replied(rest.ticket, Applied(5)));
+    assert_eq!(settled(&outputs), [4, 5]);
+}
+
+#[test]
+fn a_partition_is_held_whatever_is_unsettled() {
+    let mut bench = Bench::new(LIMITS, &[1]);
+    assert_eq!(bench.input(Input::Hold(0, true)), [Output::Pause(0)]);
+    bench.plan(&[1], 0..=1);
+    assert_eq!(bench.input(Input::Tick), []);
+    assert_eq!(bench.input(Input::Hold(0, false)), [Output::Resume(0)]);
+}
+
 #[test]
 fn sends_one_batch_at_a_time_and_the_rest_after_a_partial_answer() {
     let mut bench = Bench::new(LIMITS, &[1]);
@@ -309,13 +365,7 @@ fn gives_up_an_edge_that_takes_no_pushes_while_another_does() {
         .count();
     assert_eq!(given_up, 1, "once per give_up: {outputs:?}");
     let outputs = bench.input(lives_of(&[2]));
-    assert_eq!(
-        outputs,
-        [Output::Settled {
-            partition: 0,
-            offset: 0
-        }]
-    );
+    assert_eq!(settled(&outputs), [0]);
 }
 
 #[test]
@@ -494,6 +544,10 @@ impl World {
                 } => self.burials.push((partition, offset)),
                 Output::Pause(partition) => self.partition(partition).paused = true,
                 Output::Resume(partition) => self.partition(partition).paused = false,
+                Output::Lost { life: of, .. } => {
+                    let lives = |number: &u8| life(*number) == of;
+                    assert!(!self.edges.keys().any(lives), "{of} lives");
+                }
                 Output::Settled { .. } | Output::Probe(..) | Output::GiveUp(_) => {}
             }
         }

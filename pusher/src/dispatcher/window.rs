@@ -12,6 +12,8 @@ pub(super) struct Window {
     /// Everything below was planned.
     planned: i64,
     paused: bool,
+    /// Whether something else wants it paused.
+    held: bool,
 }
 
 #[derive(Debug, Default)]
@@ -39,6 +41,7 @@ impl Window {
             next: position,
             planned: position,
             paused: false,
+            held: false,
         }
     }
 
@@ -136,12 +139,17 @@ impl Window {
         settled
     }
 
+    /// Wants it paused, or not any more, whatever is unsettled.
+    pub(super) const fn want_paused(&mut self, held: bool) {
+        self.held = held;
+    }
+
     /// Whether fetching must stop (true) or may go on (false), where that changes. It goes on at
     /// half of the bounds.
     pub(super) fn turn(&mut self, count: usize, bytes: usize) -> Option<bool> {
         let fill =
             |share: usize| self.unsettled.len() > count / share || self.bytes > bytes / share;
-        let pause = if self.paused { fill(2) } else { fill(1) };
+        let pause = self.held || if self.paused { fill(2) } else { fill(1) };
         (std::mem::replace(&mut self.paused, pause) != pause).then_some(pause)
     }
 }

@@ -27,6 +27,15 @@ impl Pipeline {
             match output {
                 Output::Send(batch) => self.send(batch),
                 Output::Settled { partition, offset } => self.settled(partition, offset),
+                Output::Lost {
+                    partition,
+                    life,
+                    offsets,
+                } => {
+                    if let Some(partition) = self.partitions.get_mut(&partition) {
+                        partition.ledger.lost(&life, &offsets);
+                    }
+                }
                 Output::Bury {
                     partition,
                     offset,
@@ -86,18 +95,25 @@ impl Pipeline {
     }
 
     fn settled(&mut self, partition: i32, offset: i64) {
-        let state = self.partitions.get_mut(&partition);
-        if let Some(record) = state.and_then(|state| state.records.remove(&offset)) {
+        let Some(state) = self.partitions.get_mut(&partition) else {
+            return;
+        };
+        if let Some(record) = state.records.remove(&offset) {
             self.telemetry
                 .settled(self.clock.now().since(record.append_time));
+        }
+        state.ledger.settled(offset);
+        if state.ledger.is_full() {
+            self.write_receipts_of(partition);
         }
     }
 
     fn too_large(&mut self, partition: i32, offset: i64, life: &LifeId, attempts: u32) {
         self.telemetry.too_large();
-        let Some(state) = self.partitions.get(&partition) else {
+        let Some(state) = self.partitions.get_mut(&partition) else {
             return;
         };
+        state.ledger.dead(offset);
         let generation = state.generation;
         if let Some(record) = state.records.get(&offset).cloned() {
             self.bury(

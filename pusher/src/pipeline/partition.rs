@@ -14,6 +14,7 @@ use crate::Error;
 use crate::dispatcher::Input;
 use crate::incarnation::Incarnation;
 use crate::outbox::Source;
+use crate::receipts::Ledger;
 
 /// What the loop keeps of a partition beside the dispatcher's state.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub(super) struct Partition {
     pub(super) preparing: bool,
     /// What is not settled: for the DLQ, and for how long it took.
     pub(super) records: BTreeMap<i64, Arc<Record>>,
+    /// What became of the settled ones, until that is in the log.
+    pub(super) ledger: Ledger,
     waiting: VecDeque<Arc<Record>>,
     /// The next offset to be fetched.
     next: i64,
@@ -43,12 +46,19 @@ pub(super) struct Committing {
 }
 
 impl Partition {
-    fn new(generation: u64, source: Source, incarnation: Incarnation, position: i64) -> Self {
+    fn new(
+        generation: u64,
+        source: Source,
+        incarnation: Incarnation,
+        position: i64,
+        ledger: Ledger,
+    ) -> Self {
         Self {
             generation,
             source,
             preparing: false,
             records: BTreeMap::new(),
+            ledger,
             waiting: VecDeque::new(),
             next: position,
             committed: position,
@@ -165,7 +175,9 @@ impl Pipeline {
             incarnation: incarnation.0,
         };
         info!(partition = number, position, %incarnation, "started");
-        let state = Partition::new(generation, source, incarnation, position);
+        let topic = Arc::clone(&source.topic);
+        let ledger = Ledger::new(topic, number, self.config.receipt_limits());
+        let state = Partition::new(generation, source, incarnation, position, ledger);
         self.partitions.insert(number, state);
         self.input(Input::Assigned {
             partition: number,
@@ -174,12 +186,13 @@ impl Pipeline {
         Ok(())
     }
 
-    /// What is settled and not committed.
+    /// What is settled, and told if it was to be, and not committed.
     fn uncommitted(&self) -> (Vec<Commit>, Vec<Committing>) {
         let mut commits = Vec::new();
         let mut committing = Vec::new();
         for (number, state) in &self.partitions {
-            let offset = self.dispatcher.position(*number).unwrap_or(state.committed);
+            let settled = self.dispatcher.position(*number).unwrap_or(state.committed);
+            let offset = state.ledger.position(settled);
             let partition = self.topic_partition(*number);
             // One that is lost would have all refused; Revoked is on its way.
             if offset > state.committed && self.consumer.owns(&partition) {
@@ -201,6 +214,7 @@ impl Pipeline {
     /// Commits what is settled, in the background: pushes do not wait for the group.
     pub(super) fn commit(&mut self) {
         self.next_commit = Instant::now() + self.config.commit_interval;
+        self.write_receipts();
         let (commits, committing) = self.uncommitted();
         if commits.is_empty() {
             self.ask_log();
@@ -265,20 +279,31 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Sends nothing new, waits for the answers of edges and DLQ to what was sent, commits.
+    /// Sends nothing new, waits for the answers of edges and DLQ to what was sent and for its receipts
+    /// to be in the log, commits.
     pub(super) async fn drain(&mut self) {
         self.input(Input::Drain);
         let end = Instant::now() + self.config.drain_timeout;
-        while self.dispatcher.in_flight() + self.burials > 0 {
+        loop {
             self.flush();
+            self.write_receipts();
+            if self.dispatcher.in_flight() + self.burials + self.receipting == 0 {
+                break;
+            }
             match tokio::time::timeout_at(end, self.tasks.join_next()).await {
-                Ok(Some(Ok(done @ (Done::Pushed(..) | Done::Buried(..) | Done::NotBuried)))) => {
+                Ok(Some(Ok(
+                    done @ (Done::Pushed(..)
+                    | Done::Buried(..)
+                    | Done::NotBuried
+                    | Done::Receipted(..)
+                    | Done::NotReceipted),
+                ))) => {
                     drop(self.done(done));
                 }
                 Ok(Some(_)) => {}
                 Ok(None) => break,
                 Err(_) => {
-                    warn!("stopped before every edge and the DLQ had answered");
+                    warn!("stopped before every edge, the DLQ and the receipts had an answer");
                     break;
                 }
             }

@@ -104,6 +104,7 @@ impl Pipeline {
         } = prepared;
         let mut plan = plan(requests, &whereabouts, &self.live, self.clock.now());
         plan.through = through;
+        self.expect(number, &mut plan, &unreadable);
         self.telemetry
             .planned(&plan.spread, &plan.unsent, unreadable.len());
         for (record, error) in unreadable {

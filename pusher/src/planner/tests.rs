@@ -63,6 +63,7 @@ fn request(offset: i64, target: Target, expires_at: Option<i64>) -> Request {
             data: Bytes::from_static(b"1"),
             id: None,
             expires_at: expires_at.map(Millis),
+            receipts: None,
         },
         traceparent: None,
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use eventlog::{Commit, Committed, TopicPartition};
-use schemas::{ConnectionEvent, EdgeRecord, Millis, PresenceEvent, Revocation};
+use schemas::{ConnectionEvent, Deliveries, EdgeRecord, Millis, PresenceEvent, Revocation};
 
 use crate::times::wall;
 use crate::world::Node;
@@ -240,6 +240,8 @@ pub(crate) struct Broker {
     pub(crate) presence: Vec<Vec<PresenceEvent>>,
     pub(crate) revocations: Vec<Revocation>,
     pub(crate) dlq: BTreeSet<(i32, i64)>,
+    /// What became of notifications.
+    pub(crate) deliveries: Vec<Deliveries>,
     pub(crate) presence_group: Group,
     pub(crate) pusher_group: Group,
     /// The newest producer of each transactional id: older ones are fenced.
@@ -255,6 +257,7 @@ impl Broker {
             presence: vec![Vec::new(); CONNECTIONS as usize],
             revocations: Vec::new(),
             dlq: BTreeSet::new(),
+            deliveries: Vec::new(),
             presence_group: Group::default(),
             pusher_group: Group::default(),
             producers: BTreeMap::new(),

@@ -7,6 +7,7 @@ use bytestring::ByteString;
 use presence::owned::Owned;
 use presence::processor::{Outputs, Partition};
 use presence::records;
+use schemas::deliveries::{EdgeLife, Unanswered};
 use schemas::presence::Status;
 use schemas::{ConnectionEvent, PresenceEvent, UserId};
 
@@ -35,6 +36,9 @@ pub(crate) struct Checks {
     /// When each partition last had no owner that works.
     unowned: Vec<i64>,
     disturbed: i64,
+    /// What edges said of each notification, and how many records were looked at for that.
+    receipts: BTreeMap<(i32, i64), BTreeMap<EdgeLife, Option<u32>>>,
+    receipts_read: usize,
     pub(crate) failures: Vec<String>,
 }
 
@@ -59,6 +63,8 @@ impl Checks {
                 })
                 .collect(),
             fresh: BTreeMap::new(),
+            receipts: BTreeMap::new(),
+            receipts_read: 0,
             told: vec![0; CONNECTIONS as usize],
             online: BTreeMap::new(),
             gone: vec![Some(0); users.len()],
@@ -228,6 +234,7 @@ impl World {
     /// G4: nothing is committed that is not delivered.
     pub(crate) fn settled_below(&mut self, partition: i32, offset: i64) {
         self.read_lives();
+        self.check_receipts(partition, offset);
         for device in 0..self.devices.len() {
             let owed = self.devices[device]
                 .owed
@@ -238,6 +245,36 @@ impl World {
                 let what = format!("G4: {owed:?} is settled, but device {device} did not get it");
                 self.checks.fail(what);
             }
+        }
+    }
+
+    /// Whatever is settled has a receipt, and what an edge says of it twice is the same.
+    fn check_receipts(&mut self, partition: i32, offset: i64) {
+        let checks = &mut self.checks;
+        let new = &self.broker.deliveries[checks.receipts_read..];
+        let receipts = new
+            .iter()
+            .flat_map(|record| record.receipts.iter().map(move |receipt| (record, receipt)));
+        for (record, receipt) in receipts {
+            let place = (record.partition, receipt.offset);
+            let told = checks.receipts.entry(place).or_default();
+            for edge in &receipt.edges {
+                let life = &record.edges[usize::try_from(edge.edge).expect("a place")];
+                let word = (edge.unanswered.is_none()).then_some(edge.delivered);
+                let known = told.entry(life.clone()).or_insert(word);
+                let differs = known.is_some() && word.is_some() && *known != word;
+                if differs || edge.unanswered == Some(Unanswered::Forgotten) {
+                    let what = format!("receipts: {place:?} at {life:?}: {known:?}, {edge:?}");
+                    checks.failures.push(what);
+                }
+                *known = known.or(word);
+            }
+        }
+        checks.receipts_read = self.broker.deliveries.len();
+        let told = checks.receipts.range((partition, 0)..(partition, offset));
+        if told.count() != usize::try_from(offset).expect("from 0") {
+            let what = format!("receipts: of {partition} below {offset} not every one is told");
+            self.checks.fail(what);
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytestring::ByteString;
 use eventlog::Membership;
-use ingest::applied::Applied;
+use ingest::applied::{Applied, Memory};
 use ingest::journal::{self, After, Opening, Progress, Refused, Report, Step};
 use ingest::lease::{self, Addressed, Lease, Standing, Tenure, View};
 use ingest::registry::{Inbox, MailboxLimits, Registry};
@@ -145,7 +145,7 @@ impl Edge {
             membership: crate::presence::membership(),
             lease: Lease::new(span(LEASE), span(HEARTBEAT), instant(0)),
             registry: registry(),
-            applied: Applied::new(64),
+            applied: Applied::new(MEMORY),
             rules: Arc::new(rules),
             sockets: BTreeMap::new(),
             reports: BTreeMap::new(),
@@ -181,6 +181,13 @@ impl Edge {
         }
     }
 }
+
+/// Far more than a run needs: a fate is never forgotten before it was told.
+const MEMORY: Memory = Memory {
+    partitions: 64,
+    fates: 10_000,
+    connections: 1_000,
+};
 
 fn registry() -> Registry {
     Registry::new(MailboxLimits {

@@ -1,4 +1,4 @@
-//! Drives a pusher's production hearts: `batch`, `planner`, `dispatcher`.
+//! Drives a pusher's production hearts: `batch`, `planner`, `dispatcher`, `receipts`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -7,10 +7,12 @@ use eventlog::{Commit, Membership, Record, TopicPartition};
 use pusher::batch::{Preparing, Step};
 use pusher::dispatcher::{Applied, Batch, Dispatcher, Failure, Input, Limits, Output};
 use pusher::outbox::{Outbox, Parcel, Request, Source};
-use pusher::planner::{LifeId, lives, plan};
+use pusher::planner::{LifeId, Plan, lives, plan};
+use pusher::receipts::{Expected, Ledger};
+use schemas::deliveries::Outcome;
 use schemas::edges::{EdgeRecord, Expired, ExpiryCause};
 use schemas::push::{BatchReply, PushBatch, PushRequest};
-use schemas::{ConnectionId, Headers, Position, UserId};
+use schemas::{ConnectionId, DecodeError, Headers, Position, Receipts, UserId};
 
 use crate::broker::{EdgesValue, NOTIFICATIONS, Payload, Sync};
 use crate::edge::EdgeEvent;
@@ -19,6 +21,11 @@ use crate::world::{Node, Token, What, World};
 
 const TOPIC: &str = "sumu.notifications";
 const COMMIT: i64 = 400;
+const RECEIPTS: pusher::receipts::Limits = pusher::receipts::Limits {
+    record_bytes: 300,
+    in_flight: 100,
+    pending: 1_000,
+};
 /// As often as the dispatcher counts against an edge.
 const PACE: i64 = 200;
 
@@ -55,6 +62,9 @@ struct Partition {
     next: i64,
     paused: bool,
     waiting: VecDeque<Arc<Record>>,
+    ledger: Ledger,
+    /// Records of receipts that the log has and has not answered for.
+    telling: Vec<u64>,
     preparing: Option<Preparing>,
     committed: i64,
 }
@@ -367,6 +377,8 @@ impl World {
             next: position,
             paused: false,
             waiting: VecDeque::new(),
+            ledger: Ledger::new(TOPIC.into(), partition, RECEIPTS),
+            telling: Vec::new(),
             preparing: None,
             committed: position,
         };
@@ -429,7 +441,10 @@ impl World {
             return;
         }
         let most = most.min(state.waiting.len());
-        state.preparing = Some(Preparing::new(state.waiting.drain(..most).collect()));
+        state.preparing = Some(Preparing::new(
+            state.waiting.drain(..most).collect(),
+            Receipts::Summary,
+        ));
         let number = state.number;
         self.prepare_on(index, partition, number);
     }
@@ -485,6 +500,7 @@ impl World {
                 let live = &self.pushers[index].live;
                 let mut plan = plan(prepared.requests, &prepared.whereabouts, live, clock);
                 plan.through = prepared.through;
+                self.expect_receipts(index, partition, &mut plan, &prepared.unreadable);
                 for (record, _) in prepared.unreadable {
                     let offset = record.position.offset;
                     plan.unreadable.push(offset);
@@ -506,6 +522,27 @@ impl World {
                 self.input(index, Input::Planned(partition, plan));
                 self.prepare(index, partition);
             }
+        }
+    }
+
+    /// Of every one a receipt is owed.
+    fn expect_receipts(
+        &mut self,
+        index: usize,
+        partition: i32,
+        plan: &mut Plan,
+        unreadable: &[(Arc<Record>, DecodeError)],
+    ) {
+        let dead = unreadable.iter().map(|(record, _)| Expected {
+            offset: record.position.offset,
+            id: None,
+            receipts: Receipts::Summary,
+            outcome: Outcome::Dlq,
+            gone: Vec::new(),
+        });
+        if let Some(state) = self.pushers[index].partitions.get_mut(&partition) {
+            let expected = plan.expected.drain(..).chain(dead);
+            expected.for_each(|expected| state.ledger.expect(expected));
         }
     }
 
@@ -551,7 +588,22 @@ impl World {
                 }
                 Output::Probe(life, url) => self.probe(index, life, &url),
                 Output::GiveUp(life) => self.give_up(index, &life),
-                Output::Settled { .. } | Output::Bury { .. } => {}
+                Output::Settled { partition, offset } => {
+                    if let Some(state) = self.pushers[index].partitions.get_mut(&partition) {
+                        state.ledger.settled(offset);
+                    }
+                }
+                Output::Lost {
+                    partition,
+                    life,
+                    offsets,
+                } => {
+                    self.covered("edge lost before it answered");
+                    if let Some(state) = self.pushers[index].partitions.get_mut(&partition) {
+                        state.ledger.lost(&life, &offsets);
+                    }
+                }
+                Output::Bury { .. } => {}
             }
         }
         self.flush(index);
@@ -570,7 +622,8 @@ impl World {
                 topic: TOPIC.into(),
                 incarnation: state.incarnation,
             };
-            pusher.outbox.put(Parcel::new(batch, source, -1));
+            let committed = state.committed;
+            pusher.outbox.put(Parcel::new(batch, source, committed));
         }
     }
 
@@ -644,19 +697,23 @@ impl World {
             return;
         };
         pusher.outbox.answered(sent.life().expect("not empty"));
-        let tickets = sent.parcels.into_iter().map(|parcel| parcel.batch.ticket);
+        let batches = sent.parcels.into_iter().map(|parcel| parcel.batch);
         match answer {
             Ok(replies) => {
-                for (ticket, reply) in tickets.zip(replies) {
-                    self.input(
-                        index,
-                        Input::Replied(ticket, Applied(reply.applied_through)),
-                    );
+                for (batch, reply) in batches.zip(replies) {
+                    let through = reply.applied_through;
+                    let Batch { ticket, items, .. } = batch;
+                    let pusher = &mut self.pushers[index];
+                    let state = pusher.partitions.get_mut(&ticket.partition);
+                    if let Some(state) = state.filter(|_| pusher.dispatcher.awaits(&ticket)) {
+                        (state.ledger).answered(&ticket.life, &items, through, &reply.fates);
+                    }
+                    self.input(index, Input::Replied(ticket, Applied(through)));
                 }
             }
             Err(failure) => {
-                for ticket in tickets {
-                    self.input(index, Input::Failed(ticket, failure));
+                for batch in batches {
+                    self.input(index, Input::Failed(batch.ticket, failure));
                 }
             }
         }
@@ -706,10 +763,19 @@ impl World {
         }
         let mut commits = Vec::new();
         for (number, state) in &mut pusher.partitions {
-            let offset = pusher
+            // The log has answered for the records of the last time.
+            for record in state.telling.drain(..) {
+                state.ledger.written(record);
+            }
+            while let Some((record, told)) = state.ledger.take() {
+                self.broker.deliveries.push(told);
+                state.telling.push(record);
+            }
+            let settled = pusher
                 .dispatcher
                 .position(*number)
                 .unwrap_or(state.committed);
+            let offset = state.ledger.position(settled);
             if offset > state.committed && pusher.assigned.contains(number) {
                 state.committed = offset;
                 commits.push(Commit {

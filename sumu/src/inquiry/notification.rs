@@ -21,7 +21,7 @@ use crate::{Usage, console, scanning};
 const MOST: usize = 1_000;
 
 /// The request, the sockets and users that it meant when it came into the log, and its dead letter.
-/// sumu keeps no delivery receipts yet: that a frame reached a socket is not told.
+/// What became of it is in `deliveries`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The application's id for it, or its position in `notifications`.

@@ -45,7 +45,8 @@ pub(super) struct SealArgs {
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
     /// Topics, by short or full names [default: connections, messages.send, messages.publish,
-    /// notifications, notifications.dlq]. Not compacted ones: they lose records by design.
+    /// notifications, notifications.dlq, deliveries]. Not compacted ones: they lose records by
+    /// design.
     #[arg(value_name = "TOPIC")]
     topics: Vec<String>,
     #[command(flatten)]

@@ -41,6 +41,7 @@ pub(super) async fn publish(into: Into) -> anyhow::Result<()> {
         &topics.connections,
         &topics.edges,
         &topics.presence,
+        &topics.deliveries,
         &topics.revocations,
         &topics.audit_seals,
     ];
