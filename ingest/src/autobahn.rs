@@ -32,6 +32,8 @@ use crate::socket::{Flow, Outbox, Socket};
 const CASES: &str = "1.* 2.* 3.* 4.* 5.* 6.* 7.* 10.*";
 /// The longest message that the cases send.
 const MAX_MESSAGE: usize = 16 << 20;
+/// How long a client may take to close its side.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Far more than all of them take.
 const LIMIT: Duration = Duration::from_secs(600);
 
@@ -139,7 +141,7 @@ async fn echo(mut io: TcpStream) {
         }
     });
     let frame = frame.await;
-    let _in_time = tokio::time::timeout(LIMIT, farewell(socket, outbox, frame)).await;
+    let _in_time = tokio::time::timeout(CLOSE_TIMEOUT, farewell(socket, outbox, frame)).await;
 }
 
 /// Answers the request to upgrade; returns what came after it.

@@ -85,6 +85,14 @@ impl Dev {
         }
     }
 
+    /// How many bytes of memory it holds.
+    pub(crate) fn resident(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let mut words = line.unwrap().split_whitespace();
+        words.nth(1).unwrap().parse::<usize>().unwrap() << 10
+    }
+
     pub(crate) fn data(&self) -> PathBuf {
         self.dir.path().join("data")
     }

@@ -20,6 +20,7 @@ mod device;
 mod embedded;
 mod examples;
 mod guarantees;
+mod hostile;
 mod http_api;
 mod identity;
 mod judge;
