@@ -197,6 +197,24 @@ pub(crate) async fn delete_group(brokers: &str, group: &str) {
     assert!(results.iter().all(Result::is_ok), "{results:?}");
 }
 
+/// How many records of a topic a group has not committed yet. Blocks.
+pub(crate) fn unread(brokers: &str, group: &str, topic: &str, partitions: i32) -> i64 {
+    let within = Duration::from_secs(20);
+    let consumer = consumer(brokers, group, "false");
+    let mut all = TopicPartitionList::new();
+    for partition in 0..partitions {
+        all.add_partition(topic, partition);
+    }
+    let committed = consumer.committed_offsets(all, within).unwrap();
+    let each = committed.elements().into_iter().map(|one| {
+        let (low, high) = consumer
+            .fetch_watermarks(topic, one.partition(), within)
+            .unwrap();
+        high - one.offset().to_raw().unwrap_or(low).max(low)
+    });
+    each.sum()
+}
+
 fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
     ClientConfig::new()
         .set("bootstrap.servers", brokers)

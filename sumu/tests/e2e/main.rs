@@ -1,6 +1,6 @@
 //! Runs the whole system as its users do: real processes, real sockets, a real log.
 //!
-//! `guarantees`, `at_size`, `compose`, `startup`, `identity`, `presence`, `rights` and one test of
+//! `guarantees`, `at_size`, `compose`, `startup`, `identity`, `presence`, `rights`, `storm` and one test of
 //! `embedded` need Kafka and a CQL server; the others run on `sumu dev` alone.
 
 #![expect(
@@ -30,6 +30,7 @@ mod proxy;
 mod rights;
 mod run;
 mod startup;
+mod storm;
 mod streams;
 
 use std::time::Duration;
