@@ -47,8 +47,8 @@ async fn replay_prints_what_is_asked_for_and_goes_on_where_it_was() {
     let (partition, offset) = first.rsplit_once('-').unwrap();
     let next = format!("{partition}-{}", offset.parse::<i64>().unwrap() + 1);
     for (args, lines) in [
-        (&["--notification", "n1"][..], &all[..1]),
-        (&["--notification", &first], &all[..1]),
+        (&["notifications", "--notification", "n1"][..], &all[..1]),
+        (&["notifications", "--notification", &first], &all[..1]),
         (&["--from", &first, "--to", &next], &all[..1]),
         (&["--type", "notifications.*"], &all[..]),
         (&["--to", "2020-01-01T00:00:00Z"], &[]),
