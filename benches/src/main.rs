@@ -20,6 +20,7 @@ mod measure;
 mod plot;
 mod presence;
 mod process;
+mod profile;
 mod publish;
 mod replay;
 mod report;
@@ -49,6 +50,8 @@ enum Command {
     Run(RunArgs),
     /// Puts the same load on any other WebSocket server, and prints figures.
     Drive(drive::Args),
+    /// Says which functions of `sumu dev` take the time, by `perf`.
+    Profile(profile::Args),
     /// Verifies tokens on one core, beside the bare `jsonwebtoken` call, and prints a table.
     Verify(verify::Args),
     /// Folds connection events into presence on one core, beside a hash map that counts, and prints a table.
@@ -117,6 +120,7 @@ fn main() -> anyhow::Result<()> {
     match args.command {
         Command::Run(run) => runtime.block_on(scenarios::run(&run)),
         Command::Drive(args) => runtime.block_on(drive::run(args)),
+        Command::Profile(args) => runtime.block_on(profile::run(args)),
         Command::Verify(args) => verify::run(&args),
         Command::Fold(args) => fold::run(&args),
         Command::Presence(presence) => runtime.block_on(presence::run(&presence)),

@@ -76,10 +76,10 @@ impl Size {
         let part = if args.quick { 1 } else { 2 };
         Self {
             sockets: args.sockets.min(most),
-            steady: Duration::from_secs(5) * part,
-            idle: Duration::from_secs(if args.quick { 25 } else { 50 }),
-            targeted: 150_000 * u64::from(part),
-            broadcasts: 40 * u64::from(part),
+            steady: Duration::from_secs(if args.quick { 4 } else { 6 }),
+            idle: Duration::from_secs(if args.quick { 25 } else { 30 }),
+            targeted: 150_000 * part,
+            broadcasts: 40 * part,
             most,
         }
     }
