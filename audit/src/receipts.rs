@@ -151,6 +151,18 @@ impl Account {
         self.edges.iter().filter(is_so).map(|edge| &edge.life)
     }
 
+    /// Every connection that is named, and what became of it there.
+    pub fn devices(&self) -> impl Iterator<Item = (&ConnectionId, &'static str)> {
+        let gone = self.gone.iter().map(|id| (id, "gone"));
+        let told = self.edges.iter().filter_map(|edge| edge.devices.as_ref());
+        gone.chain(told.flat_map(|devices| {
+            let delivered = devices.delivered.iter().map(|id| (id, "delivered"));
+            let overflowed = devices.overflowed.iter().map(|id| (id, "overflowed"));
+            let gone = devices.gone.iter().map(|id| (id, "gone"));
+            delivered.chain(overflowed).chain(gone)
+        }))
+    }
+
     /// What became of it for that connection, where receipts name connections.
     #[must_use]
     pub fn device(&self, id: &ConnectionId) -> Option<&'static str> {

@@ -6,14 +6,20 @@ use std::time::Duration;
 
 use eventlog::RecordRef;
 use presence::processor::{Outputs, Partition, Restart, Rules, Verdict};
+use schemas::deliveries::Outcome;
 use schemas::presence::Status;
 use schemas::{
-    ConnectionEvent, ConnectionId, EdgeId, Epoch, Millis, PresenceEvent, Revocation, Topics, UserId,
+    ConnectionEvent, ConnectionId, Deliveries, EdgeId, Epoch, Millis, PresenceEvent, Revocation,
+    Topics, UserId,
 };
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::selection::Selection;
+
+mod told;
+
+use told::Told;
 
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -99,6 +105,27 @@ pub enum What {
         /// How long what was told is.
         bytes: usize,
     },
+    /// What became of a notification that meant the user.
+    Receipt {
+        /// Where the notification stands.
+        of: String,
+        /// As a whole.
+        outcome: Outcome,
+        /// Connections of whomever it meant that were handed the frame.
+        all_delivered: u64,
+        /// Those that were closed instead, because they did not read.
+        all_overflowed: u64,
+        /// Edges whose life ended before they answered.
+        edges_lost: usize,
+        /// Edges that had forgotten when they were asked again.
+        edges_forgotten: usize,
+        /// The user's sockets that were handed the frame; told of full receipts only.
+        delivered: Vec<ConnectionId>,
+        /// The user's sockets that were closed instead.
+        overflowed: Vec<ConnectionId>,
+        /// The user's sockets that were named, and not there.
+        gone: Vec<ConnectionId>,
+    },
     /// A notification for the user could not be delivered.
     DeadLetter {
         /// Where the request stands.
@@ -146,6 +173,7 @@ pub struct Timeline {
     selection: Selection,
     fold: Option<Partition>,
     open: BTreeMap<ConnectionId, Open>,
+    told: Told,
 }
 
 impl Timeline {
@@ -164,6 +192,7 @@ impl Timeline {
             selection,
             fold: None,
             open: BTreeMap::new(),
+            told: Told::default(),
         }
     }
 
@@ -172,6 +201,8 @@ impl Timeline {
     pub fn record(&mut self, record: &RecordRef<'_>) -> Vec<Entry> {
         let mut entries = if *record.topic == *self.topics.connections {
             self.connection(record)
+        } else if *record.topic == *self.topics.deliveries {
+            self.receipts(record)
         } else if self.selection.matches(&self.topics, record) {
             self.other(record).into_iter().collect()
         } else {
@@ -191,21 +222,38 @@ impl Timeline {
         entries
     }
 
-    fn other(&self, record: &RecordRef<'_>) -> Option<Entry> {
+    fn receipts(&mut self, record: &RecordRef<'_>) -> Vec<Entry> {
+        let Ok(deliveries) = Deliveries::decode(record.value.unwrap_or_default()) else {
+            return Vec::new();
+        };
+        let told = self.told.receipts(&deliveries, record.append_time);
+        let entry = |what| Entry {
+            at: record.append_time,
+            position: record.position().to_string(),
+            what,
+        };
+        told.into_iter().map(entry).collect()
+    }
+
+    fn other(&mut self, record: &RecordRef<'_>) -> Option<Entry> {
         let text = |name: &str| record.headers.text(name).map(str::to_owned);
         let value = record.value.unwrap_or_default();
-        let topics = &self.topics;
+        let topics = self.topics.clone();
         let what = if *record.topic == *topics.notifications {
             let request: Option<Request<'_>> = serde_json::from_slice(value).ok();
             match request {
                 None => What::Unreadable,
-                Some(request) => What::Notified {
-                    everybody: request.users.iter().flatten().next().is_none()
-                        && request.connections.iter().flatten().next().is_none(),
-                    id: request.id,
-                    devices: self.open.len(),
-                    bytes: request.data.map_or(0, |data| data.get().len()),
-                },
+                Some(request) => {
+                    let (at, place) = (record.append_time, (record.partition, record.offset));
+                    self.told.notified(place.0, place.1, at);
+                    What::Notified {
+                        everybody: request.users.iter().flatten().next().is_none()
+                            && request.connections.iter().flatten().next().is_none(),
+                        id: request.id,
+                        devices: self.open.len(),
+                        bytes: request.data.map_or(0, |data| data.get().len()),
+                    }
+                }
             }
         } else if *record.topic == *topics.notifications_dlq {
             What::DeadLetter {
@@ -291,6 +339,7 @@ impl Timeline {
                     open.latest = at;
                     return None;
                 }
+                self.told.socket(id);
                 self.open.insert(
                     id.clone(),
                     Open {

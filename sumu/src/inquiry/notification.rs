@@ -1,15 +1,18 @@
 //! Whom a notification meant, and whether it was given up: `sumu audit notification`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use audit::addressed::{Addressed, addressed};
+use audit::receipts::{Account, Accounts};
 use audit::selection::NotificationName;
 use audit::{Ask, History, Plan, Selection, Window, history, render};
 use eventlog::{Log, Record, Start};
 use jiff::tz::TimeZone;
 use presence::processor::Rules;
-use schemas::{Millis, Notification};
+use schemas::deliveries::{Outcome, Unanswered};
+use schemas::{ConnectionId, Deliveries, Millis, Notification, Position};
 use serde::Serialize;
 
 use super::presence::complete;
@@ -21,7 +24,7 @@ use crate::{Usage, console, scanning};
 const MOST: usize = 1_000;
 
 /// The request, the sockets and users that it meant when it came into the log, and its dead letter.
-/// What became of it is in `deliveries`.
+/// And what became of it, by its delivery receipts: by edge, and by device if it asked for `full`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The application's id for it, or its position in `notifications`.
@@ -49,6 +52,8 @@ struct Told {
     addressed: Addressed,
     /// Why it is in the DLQ, if it is.
     dead_letter: Option<String>,
+    /// What became of it, if that is told.
+    receipt: Option<Account>,
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
@@ -136,6 +141,7 @@ async fn tell(
     let dead_letter = dead.iter().find(is_its).map(reason);
     let value = request.value.clone().unwrap_or_default();
     let at = request.append_time;
+    let receipt = receipt(log, &request.position, removed).await?;
     let Ok(notification) = Notification::decode(&value) else {
         return Ok(Told {
             position,
@@ -145,6 +151,7 @@ async fn tell(
             everybody: false,
             addressed: Addressed::default(),
             dead_letter,
+            receipt,
         });
     };
     let connections = Arc::clone(&log.topics().connections);
@@ -184,7 +191,79 @@ async fn tell(
         id: notification.id,
         expires_at: notification.expires_at,
         dead_letter,
+        receipt,
     })
+}
+
+/// What became of it: joined from all receipts in the partition that tells of it.
+async fn receipt(
+    log: &Log,
+    of: &Position,
+    removed: &mut Vec<audit::plan::Removed>,
+) -> anyhow::Result<Option<Account>> {
+    let topic = Arc::clone(&log.topics().deliveries);
+    if log.partitions_of(&topic).await?.is_none() {
+        // A log of an earlier version.
+        return Ok(None);
+    }
+    let selection = Selection {
+        notification: Some(NotificationName::At(of.clone())),
+        ..Selection::default()
+    };
+    let ask = Ask {
+        topics: vec![topic],
+        partitions: vec![],
+        from: Start::Beginning,
+        to: Some(Start::End),
+        selection: selection.clone(),
+        resume: None,
+    };
+    let plan = Plan::make(log, &ask).await?;
+    let topics = log.topics().clone();
+    let offset = of.offset;
+    let accounts = scanning::fold(
+        log,
+        plan.ranges,
+        Accounts::default(),
+        move |record| {
+            let picked = selection.matches(&topics, record);
+            let told = Deliveries::decode(record.value.filter(|_| picked)?).ok()?;
+            Some((told, record.append_time))
+        },
+        move |accounts, (told, at)| accounts.add(&told, at, |receipt| receipt.offset == offset),
+    );
+    let accounts = accounts.await.context("reading deliveries")?;
+    let account = accounts.of(of.partition, offset).cloned();
+    if account.is_none() {
+        removed.extend(plan.removed);
+    }
+    Ok(account)
+}
+
+/// What a receipt says, for people.
+fn fate(account: &Account, zone: &TimeZone) -> Vec<String> {
+    let at = render::local(account.at, zone);
+    let mut lines = vec![match account.outcome {
+        _ if account.nobody_there() => format!("  told {at}: nobody was there"),
+        Outcome::Expired => format!("  told {at}: it had expired"),
+        Outcome::Dlq => format!("  told {at}: it is in the DLQ"),
+        Outcome::Sent | Outcome::NobodyThere => {
+            let (delivered, overflowed) = (account.delivered(), account.overflowed());
+            format!("  told {at}: delivered to {delivered} sockets, overflowed {overflowed}")
+        }
+    }];
+    for edge in &account.edges {
+        let life = format!("{}/{}", edge.life.edge_id, edge.life.epoch);
+        lines.push(match edge.unanswered {
+            None => format!(
+                "  edge {life}: delivered {}, overflowed {}",
+                edge.delivered, edge.overflowed
+            ),
+            Some(Unanswered::EdgeLost) => format!("  edge {life}: lost before it answered"),
+            Some(Unanswered::Forgotten) => format!("  edge {life}: has forgotten"),
+        });
+    }
+    lines
 }
 
 /// Prints it; `false` when nobody reads it any more.
@@ -203,14 +282,27 @@ fn print(told: &Told, json: bool) -> anyhow::Result<bool> {
             render::local(until, &zone)
         ));
     }
+    let mut named: BTreeSet<&ConnectionId> = BTreeSet::new();
     for (user, connection) in &told.addressed.sockets {
-        lines.push(format!("  open then: {user} {connection}"));
+        named.insert(connection);
+        let what = told.receipt.as_ref().and_then(|r| r.device(connection));
+        let what = what.unwrap_or("open then");
+        lines.push(format!("  {what}: {user} {connection}"));
+    }
+    // Opened since, or named.
+    let devices = told.receipt.iter().flat_map(Account::devices);
+    for (connection, what) in devices.filter(|(id, _)| !named.contains(id)) {
+        lines.push(format!("  {what}: {connection}"));
     }
     for user in &told.addressed.absent_users {
         lines.push(format!("  nobody there: {user}"));
     }
     for connection in &told.addressed.absent_connections {
         lines.push(format!("  not open: {connection}"));
+    }
+    match &told.receipt {
+        Some(account) => lines.extend(fate(account, &zone)),
+        None => lines.push("  no receipt".into()),
     }
     if let Some(reason) = &told.dead_letter {
         lines.push(format!("  dead letter: {reason}"));

@@ -9,7 +9,8 @@ use eventlog::{Log, Start};
 use jiff::tz::TimeZone;
 use presence::processor::Rules;
 use runtime::Clock;
-use schemas::{Millis, UserId};
+use schemas::deliveries::Outcome;
+use schemas::{ConnectionId, Millis, UserId};
 
 use super::presence::complete;
 use crate::moment::Place;
@@ -66,15 +67,16 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         to: Some(to),
         ..Selection::default()
     };
-    let connections = Arc::clone(&topics.connections);
+    let whole = [&topics.connections, &topics.deliveries].map(Arc::clone);
     let state = (timeline, printer, Ok(()));
     let told = scanning::fold(
         &log,
         plan.ranges,
         state,
         move |record| {
-            // Of connections all: time and ends of edges are in others' records, too.
-            let is_wanted = if *record.topic == *connections {
+            // Of connections all: time and ends of edges are in others' records, too. Receipts name
+            // no users.
+            let is_wanted = if whole.iter().any(|topic| **topic == *record.topic) {
                 record.append_time < to
             } else {
                 wanted.matches(&own_topics, record)
@@ -124,6 +126,7 @@ impl Args {
             &topics.messages_publish,
             &topics.notifications,
             &topics.notifications_dlq,
+            &topics.deliveries,
             &topics.revocations,
         ];
         let others = Plan::make(log, &ask(&others, start)).await?;
@@ -223,6 +226,7 @@ impl Printer {
                 let id = or_none(id);
                 format!("notified {whom} of {bytes} bytes, id {id}, with {devices} sockets open")
             }
+            What::Receipt { .. } => receipt(what),
             What::DeadLetter { of, reason } => {
                 format!("dead letter of {}: {}", or_none(of), or_none(reason))
             }
@@ -233,4 +237,46 @@ impl Printer {
             What::Unreadable => "a record that cannot be read".into(),
         }
     }
+}
+
+/// What became of a notification, for people.
+fn receipt(what: &What) -> String {
+    let What::Receipt {
+        of,
+        outcome,
+        all_delivered,
+        all_overflowed,
+        edges_lost,
+        edges_forgotten,
+        delivered,
+        overflowed,
+        gone,
+    } = what
+    else {
+        return String::new();
+    };
+    let mut text = match outcome {
+        Outcome::Sent => format!("{of} was delivered to {all_delivered} sockets in all"),
+        Outcome::NobodyThere => format!("{of}: nobody was there"),
+        Outcome::Expired => format!("{of} had expired"),
+        Outcome::Dlq => format!("{of} is in the DLQ"),
+    };
+    let counts = [
+        (*all_overflowed, "overflowed"),
+        (*edges_lost as u64, "edges lost"),
+        (*edges_forgotten as u64, "edges forgot"),
+    ];
+    for (count, name) in counts.iter().filter(|(count, _)| *count > 0) {
+        text += &format!(", {name} {count}");
+    }
+    let mine = [
+        (delivered, "delivered to"),
+        (overflowed, "overflowed"),
+        (gone, "gone"),
+    ];
+    for (ids, name) in mine.iter().filter(|(ids, _)| !ids.is_empty()) {
+        let ids: Vec<&str> = ids.iter().map(ConnectionId::as_str).collect();
+        text += &format!("; {name} {}", ids.join(" "));
+    }
+    text
 }

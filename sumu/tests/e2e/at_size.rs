@@ -14,6 +14,7 @@ const SIZE: Size = Size {
     users: 1000,
     turns: 8,
     steady: false,
+    receipts: "summary",
 };
 
 /// A lease that outlives the broker's restart, as operators choose it: no edge loses its sockets.

@@ -16,6 +16,7 @@ const SIZE: Size = Size {
     users: 100,
     turns: 40,
     steady: true,
+    receipts: "full",
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -45,6 +46,7 @@ async fn guarantees_hold_while_each_role_is_killed() {
     }
     run.settle().await;
     run.check_deliveries();
+    run.check_receipts().await;
     run.check_messages().await;
     run.check_bad_input().await;
     run.check_store().await;

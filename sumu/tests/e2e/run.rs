@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use runtime::Timings;
 use rustix::process::Signal;
+use schemas::deliveries::Outcome;
 use tokio::time::Instant;
 
 use crate::broker::Broker;
@@ -12,7 +13,7 @@ use crate::check::{Produced, Target};
 use crate::cluster::{Cluster, Servers};
 use crate::device::{Command, Device, Journal, Shared};
 use crate::kafka::{Consumed, Producer};
-use crate::{audit, check, kafka, until};
+use crate::{accounts, audit, check, kafka, until};
 
 /// How much there is of everything.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +23,8 @@ pub(crate) struct Size {
     pub(crate) turns: usize,
     /// Whether users with one device have it on ingest-1, which lives through the run.
     pub(crate) steady: bool,
+    /// How much is told of deliveries.
+    pub(crate) receipts: &'static str,
 }
 
 /// What happens in the middle of a round, without a pause in the traffic.
@@ -48,14 +51,17 @@ pub(crate) struct Run {
     second_subscriber: Consumed,
     presence: Consumed,
     dlq: Consumed,
+    deliveries: Consumed,
     said: usize,
-    garbage: usize,
+    /// Where it stands.
+    garbage: Vec<(i32, i64)>,
 }
 
 impl Run {
     /// 3 edges, 2 presence processors, 2 pushers, an ordinary producer and ordinary consumers.
     pub(crate) async fn start(servers: Servers, timings: Timings, size: Size) -> Self {
-        let mut cluster = Cluster::timed(servers, timings, &[]).await;
+        let receipts = ("SUMU__PUSHER__RECEIPTS__DEFAULT", size.receipts);
+        let mut cluster = Cluster::timed(servers, timings, &[receipts]).await;
         cluster.start("ingest", 3).await;
         cluster.start("presence", 2).await;
         cluster.start("pusher", 2).await;
@@ -76,12 +82,17 @@ impl Run {
                 &group("people"),
                 &[&cluster.topic("notifications.dlq")],
             ),
+            deliveries: Consumed::start(
+                &kafka,
+                &group("accountant"),
+                &[&cluster.topic("deliveries")],
+            ),
             journal: Arc::new(Mutex::new(Journal::default())),
             devices: vec![],
             steady: vec![],
             produced: vec![],
             said: 0,
-            garbage: 0,
+            garbage: vec![],
             cluster,
         }
     }
@@ -223,8 +234,7 @@ impl Run {
             Some(b"\xff\xfe"),
             Some(b"[]"),
         ] {
-            self.producer.send(&topic, bytes).await;
-            self.garbage += 1;
+            self.garbage.push(self.producer.send(&topic, bytes).await);
         }
         for text in ["{", "[]", "{\"action\":\"nonsense\"}", "{\"action\":7}"] {
             self.devices[0].tell(Command::Raw(text.into())).await;
@@ -272,6 +282,24 @@ impl Run {
         );
     }
 
+    /// Every notification's fate is accounted for, as the sockets know it.
+    pub(crate) async fn check_receipts(&self) {
+        let all = self.produced.len() + self.garbage.len();
+        until("every notification has a receipt", || {
+            accounts::joined(&self.deliveries.all()).iter().count() == all
+        })
+        .await;
+        let accounts = accounts::joined(&self.deliveries.all());
+        for (partition, offset) in &self.garbage {
+            let outcome = accounts.of(*partition, *offset).map(|one| one.outcome);
+            assert_eq!(outcome, Some(Outcome::Dlq), "{partition}-{offset}");
+        }
+        let met = accounts::are_true(&accounts, &self.journal.lock().unwrap(), &self.produced);
+        let records = self.deliveries.all().len();
+        eprintln!("{records} records of receipts: {met:?}");
+        assert!(met.delivered > self.produced.len(), "{met:?}");
+    }
+
     /// G2.
     pub(crate) async fn check_messages(&self) {
         let answered = || {
@@ -316,7 +344,7 @@ impl Run {
                 .collect::<std::collections::BTreeSet<_>>()
         };
         until("all garbage is in the DLQ", || {
-            positions().len() == self.garbage
+            positions().len() == self.garbage.len()
         })
         .await;
         assert!(self.dlq.all().iter().all(|r| {
@@ -325,7 +353,7 @@ impl Run {
         }));
         let errors = self.journal.lock().unwrap().error_frames;
         assert!(
-            errors as usize >= self.garbage * 4 / 5,
+            errors as usize >= self.garbage.len() * 4 / 5,
             "{errors} error frames"
         );
     }
