@@ -6,10 +6,11 @@
 //!                        │         look up    edges?     when, what    batches        │
 //!    offsets committed ◀─┤         (store)               is settled?                  │
 //!    below the lowest    └──────────────── Replied, Failed ◀──────────────────────────┘
-//!    unsettled one                        └▶ dlq (unreadable, too large)
+//!    unsettled one, and untold            ├▶ dlq (unreadable, too large)
+//!                                         └▶ receipts ─▶ deliveries
 //! ```
 //!
-//! [`planner`], [`dispatcher`] and [`outbox`] decide and are pure; the pipeline performs. The pusher writes to no
+//! [`planner`], [`dispatcher`], [`outbox`] and [`receipts`] decide and are pure; the pipeline performs. The pusher writes to no
 //! store and opens no socket to a client.
 
 pub mod batch;

@@ -8,6 +8,8 @@ mod day;
 mod digest;
 #[path = "cli/lost.rs"]
 mod lost;
+#[path = "cli/receipts.rs"]
+mod receipts;
 #[path = "cli/replay.rs"]
 mod replay;
 #[path = "cli/seals.rs"]

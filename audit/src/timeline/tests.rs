@@ -110,6 +110,63 @@ impl Log {
 }
 
 #[test]
+fn what_became_of_what_was_addressed_is_told_once() {
+    let mut log = Log::new(0);
+    log.event(1_000, &ConnectionEvent::Opened(row("ann", 1, 1, 1_000)));
+    log.append(
+        "notifications",
+        2_000,
+        None,
+        "",
+        br#"{"users":["ann"],"data":1}"#,
+    );
+    let mine = log.offset;
+    log.append(
+        "notifications",
+        2_100,
+        None,
+        "",
+        br#"{"users":["bob"],"data":1}"#,
+    );
+    let other = log.offset;
+    let id = row("ann", 1, 1, 0).connection_id;
+    let value = format!(
+        r#"{{"topic":"sumu.notifications","partition":1,"edges":[{{"edge_id":"e","epoch":1}}],"receipts":[
+        {{"offset":{mine},"outcome":"sent","edges":[{{"edge":0,"delivered":2,
+          "devices":{{"delivered":["{id}","e.1.0000000000000009"],"gone":[],"overflowed":[]}}}}]}},
+        {{"offset":{other},"outcome":"expired"}}]}}"#
+    );
+    let record = |at: i64| Record {
+        position: "sumu.deliveries-1-0".parse().unwrap(),
+        append_time: Millis(at),
+        key: None,
+        value: Some(value.clone().into()),
+        headers: Headers::new(),
+    };
+    let told = log.timeline.record(&record(3_000).view());
+    let [
+        Entry {
+            at,
+            what:
+                What::Receipt {
+                    of,
+                    all_delivered,
+                    delivered,
+                    ..
+                },
+            ..
+        },
+    ] = &told[..]
+    else {
+        panic!("{told:?}");
+    };
+    assert_eq!(*at, Millis(3_000));
+    assert_eq!(*of, format!("sumu.notifications-1-{mine}"));
+    assert_eq!((*all_delivered, delivered), (2, &vec![id]));
+    assert_eq!(log.timeline.record(&record(4_000).view()), []);
+}
+
+#[test]
 fn a_story_has_beginnings_ends_and_why() {
     let mut log = Log::new(0);
     log.event(1_000, &ConnectionEvent::Opened(row("ann", 1, 1, 1_000)));
