@@ -24,6 +24,7 @@ pub mod auth;
 mod autobahn;
 pub mod config;
 mod connection;
+mod descriptors;
 mod edge;
 mod fates;
 pub mod frame;
@@ -199,7 +200,7 @@ impl Node {
             instruments: telemetry::Instruments::new(),
             standing: current,
             fences: fence,
-            slots: slots(limits.max_connections),
+            slots: slots(servers.sockets()),
             sockets: TaskTracker::new(),
             tasks: TaskTracker::new(),
             handle: Handle::current(),

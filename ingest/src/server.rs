@@ -16,13 +16,13 @@ use actix_web::rt::net::TcpStream;
 use actix_web::web::{self, Data, PayloadConfig, ServiceConfig};
 use runtime::http::{Endpoints, resource};
 use runtime::tls::{self, Certificate, TlsError};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use schemas::push::PATH as PUSH_PATH;
 use socket2::SockRef;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::descriptors::{self, Shares};
 use crate::edge::Edge;
 use crate::takeover::{self, Upgrading};
 use crate::{Config, Error, api, gateway, push};
@@ -38,8 +38,6 @@ const DISCONNECT: Duration = Duration::from_secs(1);
 const SPARE_CONNECTIONS: usize = 4096;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 4096;
-/// Descriptors for all else: the log, the store, files.
-const SPARE_DESCRIPTORS: usize = 1024;
 /// The most workers that actix's server can have.
 pub(crate) const MAX_WORKERS: usize = 512;
 
@@ -48,6 +46,7 @@ pub(crate) const MAX_WORKERS: usize = 512;
 pub(crate) struct Servers {
     public: Bound,
     admin: Option<Bound>,
+    sockets: usize,
 }
 
 #[derive(Debug)]
@@ -170,14 +169,27 @@ impl Servers {
     pub(crate) fn bind(config: &Config) -> Result<Self, Error> {
         let (public, admin) = connections(config);
         // Sockets are taken over from HTTP: they are limited for themselves.
-        let sockets = config.limits.max_connections;
-        allow_descriptors(sockets.saturating_add(public).saturating_add(admin));
+        let Shares {
+            sockets,
+            public,
+            admin,
+        } = descriptors::allow(Shares {
+            sockets: config.limits.max_connections,
+            public,
+            admin,
+        });
         Ok(Self {
+            sockets,
             public: Bound::bind(config.listen, config.tls.as_ref(), public)?,
             admin: (config.admin.listen)
                 .map(|address| Bound::bind(address, config.admin.tls.as_ref(), admin))
                 .transpose()?,
         })
+    }
+
+    /// How many sockets may be open: no more than the descriptors that this process may have bear.
+    pub(crate) const fn sockets(&self) -> usize {
+        self.sockets
     }
 
     pub(crate) const fn public(&self) -> SocketAddr {
@@ -336,37 +348,6 @@ fn workers(configured: usize) -> usize {
     workers.min(MAX_WORKERS)
 }
 
-/// Raises the process' soft limit of open files to what so many connections need, as far as the hard one
-/// allows: at the limit no connection would be accepted any more, not even a refused one.
-fn allow_descriptors(connections: usize) {
-    let needed = connections.saturating_add(SPARE_DESCRIPTORS);
-    let needed = u64::try_from(needed).unwrap_or(u64::MAX);
-    let limit = getrlimit(Resource::Nofile);
-    let allowed = raised(limit.current, limit.maximum, needed);
-    if allowed != limit.current {
-        let raised = Rlimit {
-            current: allowed,
-            ..limit
-        };
-        if let Err(error) = setrlimit(Resource::Nofile, raised) {
-            tracing::warn!(%error, "the limit of open files stays as it was");
-        }
-    }
-    if let Some(allowed) = allowed.filter(|allowed| *allowed < needed) {
-        tracing::warn!(
-            allowed,
-            needed,
-            "too few open files are allowed for limits.max_connections: raise the hard limit"
-        );
-    }
-}
-
-/// The soft limit to ask for; no number is no limit.
-fn raised(soft: Option<u64>, hard: Option<u64>, needed: u64) -> Option<u64> {
-    let reachable = hard.map_or(needed, |hard| needed.min(hard));
-    soft.map(|soft| soft.max(reachable))
-}
-
 /// Prepares a connection, and notes who has shown a certificate: the handshake has proved it.
 fn greet(stream: &dyn Any, data: &mut Extensions, stuck: Duration) {
     if let Some(stream) = stream.downcast_ref::<TcpStream>() {
@@ -454,14 +435,5 @@ mod tests {
         config.subscriptions.max = usize::MAX;
         assert!(connections(&config).1 > SPARE_CONNECTIONS);
         assert!((1..=MAX_WORKERS).contains(&workers(0)));
-    }
-
-    #[test]
-    fn the_limit_of_open_files_only_grows_and_not_over_the_hard_one() {
-        assert_eq!(raised(Some(1024), Some(4096), 2000), Some(2000));
-        assert_eq!(raised(Some(1024), None, 9000), Some(9000));
-        assert_eq!(raised(Some(1024), Some(4096), 9000), Some(4096));
-        assert_eq!(raised(Some(4096), Some(4096), 2000), Some(4096));
-        assert_eq!(raised(None, None, 2000), None);
     }
 }

@@ -65,7 +65,7 @@ async fn guarantees_hold_at_size_over_a_broker_restart_and_a_rolling_restart() {
 }
 
 /// This process holds a socket for each device.
-fn allow_descriptors() {
+pub(crate) fn allow_descriptors() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {

@@ -18,6 +18,8 @@ pub(crate) struct Dev {
     listen: u16,
     brokers: Brokers,
     settings: Vec<(&'static str, &'static str)>,
+    /// How many descriptors it may have, if not as many as this process.
+    descriptors: Option<u32>,
     child: Child,
 }
 
@@ -37,24 +39,34 @@ impl Dev {
 
     /// The same, with more environment variables.
     pub(crate) async fn start_with(settings: &[(&'static str, &'static str)]) -> Self {
-        Self::begin(Brokers::Embedded(free_port()), settings).await
+        Self::begin(Brokers::Embedded(free_port()), settings, None).await
+    }
+
+    /// With so many descriptors and no more.
+    pub(crate) async fn start_within(descriptors: u32) -> Self {
+        Self::begin(Brokers::Embedded(free_port()), &[], Some(descriptors)).await
     }
 
     /// The same on a Kafka that is there, without a broker of its own.
     pub(crate) async fn start_on(kafka: String) -> Self {
         let prefix = format!("dev{}x{}.", std::process::id(), free_port());
-        Self::begin(Brokers::Kafka(kafka, prefix), &[]).await
+        Self::begin(Brokers::Kafka(kafka, prefix), &[], None).await
     }
 
-    async fn begin(brokers: Brokers, settings: &[(&'static str, &'static str)]) -> Self {
+    async fn begin(
+        brokers: Brokers,
+        settings: &[(&'static str, &'static str)],
+        descriptors: Option<u32>,
+    ) -> Self {
         let dir = TempDir::new().unwrap();
         let listen = free_port();
-        let child = spawn(&dir, listen, &brokers, settings);
+        let child = spawn(&dir, listen, &brokers, settings, descriptors);
         let dev = Self {
             dir,
             listen,
             brokers,
             settings: settings.to_vec(),
+            descriptors,
             child,
         };
         dev.wait_ready().await;
@@ -65,7 +77,13 @@ impl Dev {
     pub(crate) async fn kill_and_restart(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        self.child = spawn(&self.dir, self.listen, &self.brokers, &self.settings);
+        self.child = spawn(
+            &self.dir,
+            self.listen,
+            &self.brokers,
+            &self.settings,
+            self.descriptors,
+        );
         self.wait_ready().await;
     }
 
@@ -158,13 +176,28 @@ impl Drop for Dev {
     }
 }
 
-fn spawn(dir: &TempDir, listen: u16, brokers: &Brokers, settings: &[(&str, &str)]) -> Child {
+fn spawn(
+    dir: &TempDir,
+    listen: u16,
+    brokers: &Brokers,
+    settings: &[(&str, &str)],
+    descriptors: Option<u32>,
+) -> Child {
     let log = std::fs::OpenOptions::new()
         .create(true)
         .append(true)
         .open(dir.path().join("log"))
         .unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sumu"));
+    let binary = env!("CARGO_BIN_EXE_sumu");
+    let mut command = match descriptors {
+        None => Command::new(binary),
+        Some(most) => {
+            let mut shell = Command::new("sh");
+            let script = format!(r#"ulimit -n {most} && exec "$0" "$@""#);
+            shell.args(["-c", &script, binary]);
+            shell
+        }
+    };
     command
         .arg("dev")
         .arg("--data")

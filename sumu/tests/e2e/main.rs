@@ -16,6 +16,7 @@ mod broker;
 mod check;
 mod cluster;
 mod compose;
+mod descriptors;
 mod dev;
 mod device;
 mod embedded;
