@@ -346,8 +346,25 @@ impl World {
         self.checks.failures.extend(wrong);
     }
 
+    /// Notes since when no edge that runs holds a socket of a user.
+    pub(crate) fn see_who_is_held(&mut self) {
+        for (user, id) in self.users.iter().enumerate() {
+            let held = self.edges.iter().enumerate().any(|(number, edge)| {
+                let node = Node::Edge(number);
+                let awake = self.is_up(node) && !self.process(node).paused;
+                awake
+                    && edge
+                        .sockets
+                        .values()
+                        .any(|socket| socket.row.user_id == *id)
+            });
+            let gone = &mut self.checks.gone[user];
+            *gone = if held { None } else { gone.or(Some(self.now)) };
+        }
+    }
+
     /// G3: no ghost stays past lease + grace + 1 s while its partition has an owner.
-    pub(crate) fn check_ghosts(&mut self) {
+    fn check_ghosts(&mut self) {
         let now = self.now;
         if self.lossy > 0 {
             self.checks.disturbed = now + APPEND_TIMEOUT;
@@ -364,22 +381,12 @@ impl World {
                 self.checks.unowned[index(partition)] = now;
             }
         }
+        self.see_who_is_held();
         for user in 0..self.users.len() {
             let id = &self.users[user];
-            let held = self.edges.iter().enumerate().any(|(number, edge)| {
-                let node = Node::Edge(number);
-                let awake = self.is_up(node) && !self.process(node).paused;
-                awake
-                    && edge
-                        .sockets
-                        .values()
-                        .any(|socket| socket.row.user_id == *id)
-            });
-            if held {
-                self.checks.gone[user] = None;
+            let Some(since) = self.checks.gone[user] else {
                 continue;
-            }
-            let since = *self.checks.gone[user].get_or_insert(now);
+            };
             let unowned = self.checks.unowned[index(self.checks.partition_of(id))];
             let since = since.max(unowned).max(self.checks.disturbed);
             if self.checks.online.get(id) == Some(&true) && now - since > GHOST {

@@ -350,7 +350,7 @@ impl World {
             self.later(0, node, what);
         }
         // Its sockets are held again from here on: the next check may come long after they closed.
-        self.check_ghosts();
+        self.see_who_is_held();
     }
 
     pub(crate) fn link(&mut self, node: Node, linked: bool) {
