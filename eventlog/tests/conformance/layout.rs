@@ -20,11 +20,11 @@ pub(crate) async fn is_created_once_and_checked(server: &Server) {
     let missing = faults(log.check_topics().await.unwrap_err());
     assert_eq!(
         missing.matches("does not exist: run `sumu topics`").count(),
-        8,
+        9,
         "{missing}"
     );
     assert!(missing.contains(&*log.topics().edges));
-    assert_eq!(log.create_topics().await.unwrap().len(), 8);
+    assert_eq!(log.create_topics().await.unwrap().len(), 9);
     assert_eq!(log.create_topics().await.unwrap().len(), 0);
     log.check_topics().await.unwrap();
 }
@@ -44,7 +44,7 @@ pub(crate) async fn other_partition_counts_are_refused(server: &Server) {
     let wrong = faults(log.check_topics().await.unwrap_err());
     assert_eq!(
         wrong.matches("has 3 partitions, not 4").count(),
-        6,
+        7,
         "{wrong}"
     );
     assert_eq!(faults(log.create_topics().await.unwrap_err()), wrong);
