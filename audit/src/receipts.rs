@@ -151,9 +151,11 @@ impl Account {
         self.edges.iter().filter(is_so).map(|edge| &edge.life)
     }
 
-    /// Every connection that is named, and what became of it there.
+    /// Every connection that is named, and what became of it there. An edge's own word outweighs that of
+    /// a pusher who planned again when the edge lived no more.
     pub fn devices(&self) -> impl Iterator<Item = (&ConnectionId, &'static str)> {
-        let gone = self.gone.iter().map(|id| (id, "gone"));
+        let gone = self.gone.iter().filter(|id| self.at_edges(id).is_none());
+        let gone = gone.map(|id| (id, "gone"));
         let told = self.edges.iter().filter_map(|edge| edge.devices.as_ref());
         gone.chain(told.flat_map(|devices| {
             let delivered = devices.delivered.iter().map(|id| (id, "delivered"));
@@ -166,9 +168,12 @@ impl Account {
     /// What became of it for that connection, where receipts name connections.
     #[must_use]
     pub fn device(&self, id: &ConnectionId) -> Option<&'static str> {
-        if self.gone.contains(id) {
-            return Some("gone");
-        }
+        let gone = || self.gone.contains(id).then_some("gone");
+        self.at_edges(id).or_else(gone)
+    }
+
+    /// What its edge says of it.
+    fn at_edges(&self, id: &ConnectionId) -> Option<&'static str> {
         let mut told = self.edges.iter().filter_map(|edge| edge.devices.as_ref());
         told.find_map(|devices| {
             let sets = [
@@ -320,5 +325,12 @@ mod tests {
         let fates = [1, 3, 4, 5].map(|n| account.device(&id(n)));
         let known = (Some("delivered"), Some("gone"));
         assert_eq!(fates, [known.0, known.0, known.1, None]);
+        // A pusher that plans again when the edge lives no more knows less than the edge did.
+        let mut again = part(&[], &[]);
+        again.receipts[0].gone = vec![id(1), id(6)];
+        let account = joined(&[part(&[1, 2], &[]), again]);
+        let fates = [1, 6].map(|n| account.device(&id(n)));
+        assert_eq!(fates, [known.0, known.1]);
+        assert!(!account.devices().any(|named| named == (&id(1), "gone")));
     }
 }

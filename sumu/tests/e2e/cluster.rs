@@ -4,6 +4,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use runtime::Timings;
@@ -409,11 +410,16 @@ pub(crate) fn owned(variables: Variables<'_>) -> Vec<(String, String)> {
         .collect()
 }
 
-/// A port that nobody listens on just now.
+/// A port that nobody listens on just now, of those that the system gives to no client: the tests
+/// have many, and a process may start on its port long after it was chosen.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        let start = u16::try_from(std::process::id() % 50).unwrap() * 200;
+        let port = 10_000 + (start + next) % 10_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
