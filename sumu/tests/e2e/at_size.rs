@@ -36,6 +36,7 @@ const EVERYBODY: [&str; 7] = [
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn guarantees_hold_at_size_over_a_broker_restart_and_a_rolling_restart() {
+    let _alone = crate::busy().await;
     let Some(servers) = Servers::from_env() else {
         eprintln!("not run: SUMU_TEST_KAFKA and SUMU_TEST_CQL name no servers");
         return;

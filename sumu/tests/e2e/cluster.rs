@@ -411,11 +411,12 @@ pub(crate) fn owned(variables: Variables<'_>) -> Vec<(String, String)> {
 }
 
 /// A port that nobody listens on just now, of those that the system gives to no client: the tests
-/// have many, and a process may start on its port long after it was chosen.
+/// have many, and a process may start on its port long after it was chosen. A Kafka takes the two
+/// after it, too.
 pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     loop {
-        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        let next = NEXT.fetch_add(4, Ordering::Relaxed);
         let start = u16::try_from(std::process::id() % 50).unwrap() * 200;
         let port = 10_000 + (start + next) % 10_000;
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {

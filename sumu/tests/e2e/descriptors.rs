@@ -21,6 +21,7 @@ type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 #[tokio::test]
 async fn sockets_leave_descriptors_to_the_process() {
+    let _alone = crate::busy().await;
     allow_descriptors();
     let dev = Dev::start_within(DESCRIPTORS).await;
     let (mut sockets, refused) = open_all(&dev).await;

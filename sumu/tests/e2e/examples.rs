@@ -21,6 +21,7 @@ use webhook::Webhook;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_example_prints_what_its_line_promises() {
+    let _alone = crate::busy().await;
     let Some(tools) = Tools::find() else { return };
     let dev = Dev::start().await;
     let brokers = dev.brokers();

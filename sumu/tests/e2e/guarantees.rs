@@ -21,6 +21,7 @@ const SIZE: Size = Size {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn guarantees_hold_while_each_role_is_killed() {
+    let _alone = crate::busy().await;
     let Some(servers) = Servers::from_env() else {
         eprintln!("not run: SUMU_TEST_KAFKA and SUMU_TEST_CQL name no servers");
         return;

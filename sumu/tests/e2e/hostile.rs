@@ -61,6 +61,7 @@ const KINDS: [Kind; 9] = [
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hostile_clients_cost_bounded_memory_and_harm_nobody() {
+    let _alone = crate::busy().await;
     let dev = Dev::start_with(&[
         ("SUMU__INGEST__LIMITS__MAX_MESSAGE_BYTES", "65536"),
         ("SUMU__INGEST__LIMITS__MAX_QUEUED_BYTES", "262144"),

@@ -37,10 +37,18 @@ mod streams;
 
 use std::time::Duration;
 
+use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 /// Far more than any lease, grace or time-out that a test waits for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Waits until no other test holds this: those that keep every core busy run one at a time, or they
+/// would time each other out.
+pub(crate) async fn busy() -> MutexGuard<'static, ()> {
+    static BUSY: Mutex<()> = Mutex::const_new(());
+    BUSY.lock().await
+}
 
 /// Waits for a condition.
 pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {

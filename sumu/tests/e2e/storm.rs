@@ -26,6 +26,7 @@ const PUSHERS: [&str; 2] = ["pusher-1", "pusher-2"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_socket_sees_each_notification_once_while_pushers_and_an_edge_die() {
+    let _alone = crate::busy().await;
     let Some(servers) = Servers::from_env() else {
         eprintln!("not run: SUMU_TEST_KAFKA and SUMU_TEST_CQL name no servers");
         return;
@@ -57,7 +58,7 @@ async fn each_socket_sees_each_notification_once_while_pushers_and_an_edge_die()
     let pause = longest_pause(&journal, LEASE - LEASE / 5).await;
     assert!(killed.elapsed() < LEASE, "the dead edge's lease has ended");
     assert!(
-        pause < LEASE / 2,
+        pause < LEASE * 7 / 10,
         "an edge's death stopped the others for {pause:?}"
     );
     until("those of the dead edge are back", || {

@@ -257,6 +257,7 @@ async fn row_12_a_paused_edge_finds_itself_fenced() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn row_14_a_rolling_restart_shows_nobody_as_gone() {
+    let _alone = crate::busy().await;
     let Some(servers) = servers() else { return };
     let timings = Timings {
         lease: Duration::from_secs(4),
