@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use eventlog::{Append, AppendError, Appended, NewRecord, Producer, Record};
+use runtime::Backoff;
 use schemas::Headers;
 use tracing::{error, warn};
 
@@ -43,7 +44,7 @@ pub(crate) fn bury(
 ) -> impl Future<Output = ()> {
     let mut queued = producer.append(record.clone());
     async move {
-        let mut wait = FIRST_WAIT;
+        let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
         loop {
             let mut appended = answer(queued).await;
             if let Err(error @ AppendError::Refused { .. }) = &appended {
@@ -60,8 +61,7 @@ pub(crate) fn bury(
                     failing(&error);
                 }
             }
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(LONGEST_WAIT);
+            tokio::time::sleep(backoff.step()).await;
             queued = producer.append(record.clone());
         }
     }

@@ -9,6 +9,7 @@
 //!
 //! Nothing here knows a topic, a socket or a table.
 
+pub mod backoff;
 pub mod clock;
 pub mod config;
 pub mod health;
@@ -20,6 +21,7 @@ pub mod telemetry;
 pub mod timings;
 pub mod tls;
 
+pub use backoff::Backoff;
 pub use clock::Clock;
 pub use health::{Component, Health};
 pub use http::Problem;

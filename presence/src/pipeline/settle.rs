@@ -1,8 +1,7 @@
 //! Settles a batch: performs what [`Batch`] decides, and tries again until store and log have it.
 
-use std::time::Duration;
-
 use eventlog::{LogError, NewRecord, TransactionError};
+use runtime::Backoff;
 use store::StoreError;
 use tokio::time::Instant;
 use tracing::warn;
@@ -12,26 +11,9 @@ use crate::batch::{Batch, Step};
 use crate::telemetry::Outcome;
 use crate::{Error, records};
 
-/// Waits that double.
-struct Backoff {
-    next: Duration,
-    max: Duration,
-}
-
-impl Backoff {
-    fn step(&mut self) -> Duration {
-        let now = self.next;
-        self.next = (now * 2).min(self.max);
-        now
-    }
-}
-
 impl Pipeline {
-    fn backoff(&self) -> Backoff {
-        Backoff {
-            next: self.config.retry_min,
-            max: self.config.retry_max,
-        }
+    const fn backoff(&self) -> Backoff {
+        Backoff::new(self.config.retry_min, self.config.retry_max)
     }
 
     /// Returns once the batch is in the store and committed, or the process is to end: then the next

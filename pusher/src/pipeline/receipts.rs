@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use eventlog::{AppendError, NewRecord, Producer, Record};
+use runtime::Backoff;
 use runtime::clock::Clock;
 use schemas::cloudevents::Envelope;
 use schemas::deliveries::Outcome;
@@ -139,12 +140,13 @@ impl Writer {
     /// until then no offset behind it is committed.
     async fn write(&self, told: Deliveries, failing: impl Fn(&AppendError)) {
         let mut left = VecDeque::from([told]);
-        let mut wait = FIRST_WAIT;
+        let begin = || Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+        let mut backoff = begin();
         while let Some(told) = left.front() {
             match self.append(told).await {
                 Ok(()) => {
                     left.pop_front();
-                    wait = FIRST_WAIT;
+                    backoff = begin();
                 }
                 Err(refused @ AppendError::Refused { .. }) => {
                     let pieces = smaller(told);
@@ -159,8 +161,7 @@ impl Writer {
                 Err(error) => {
                     warn!(%error, "cannot write receipts");
                     failing(&error);
-                    tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(LONGEST_WAIT);
+                    tokio::time::sleep(backoff.step()).await;
                 }
             }
         }
