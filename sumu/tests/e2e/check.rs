@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use serde_json::Value;
 
 use crate::device::{Journal, Session};
-use crate::kafka::Seen;
+use crate::kafka::{Producer, Seen};
 
 /// A notification that the application produced and the log acknowledged.
 #[derive(Clone, Debug)]
@@ -24,6 +24,21 @@ pub(crate) struct Target {
     pub(crate) users: Vec<String>,
     pub(crate) connections: Vec<String>,
     pub(crate) exclude_users: Vec<String>,
+}
+
+impl Produced {
+    /// Has a notification produced, and waits until the log has it.
+    pub(crate) async fn send(producer: &Producer, topic: &str, n: u64, target: Target) -> Self {
+        let at = Instant::now();
+        let (partition, offset) = producer.send(topic, Some(&target.request(n))).await;
+        Self {
+            n,
+            at,
+            partition,
+            offset,
+            target,
+        }
+    }
 }
 
 impl Target {

@@ -163,16 +163,9 @@ impl Run {
                 ..Target::default()
             };
             let n = self.produced.len() as u64;
-            let at = Instant::now();
             let topic = format!("{}.notifications", self.prefix);
-            let (partition, offset) = self.producer.send(&topic, Some(&target.request(n))).await;
-            self.produced.push(Produced {
-                n,
-                at,
-                partition,
-                offset,
-                target,
-            });
+            self.produced
+                .push(Produced::send(&self.producer, &topic, n, target).await);
         }
         until("every socket has what it is owed", || {
             check::owed(&self.journal.lock().unwrap(), &self.produced).is_empty()

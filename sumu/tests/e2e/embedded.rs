@@ -131,15 +131,7 @@ async fn notify(dev: &Dev, producer: &Producer, names: &[String], from: u64) -> 
                 ..Target::default()
             },
         };
-        let (n, at) = (from + i, Instant::now());
-        let (partition, offset) = producer.send(&topic, Some(&target.request(n))).await;
-        produced.push(Produced {
-            n,
-            at,
-            partition,
-            offset,
-            target,
-        });
+        produced.push(Produced::send(producer, &topic, from + i, target).await);
     }
     produced
 }

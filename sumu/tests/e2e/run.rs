@@ -200,16 +200,9 @@ impl Run {
 
     async fn notify(&mut self, target: Target) {
         let n = self.produced.len() as u64;
-        let at = Instant::now();
         let topic = self.cluster.topic("notifications");
-        let (partition, offset) = self.producer.send(&topic, Some(&target.request(n))).await;
-        self.produced.push(Produced {
-            n,
-            at,
-            partition,
-            offset,
-            target,
-        });
+        self.produced
+            .push(Produced::send(&self.producer, &topic, n, target).await);
     }
 
     async fn talk(&mut self, i: usize) {

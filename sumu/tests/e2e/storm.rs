@@ -185,15 +185,7 @@ async fn pour(kafka: String, topic: String, enough: Arc<AtomicBool>) -> Vec<Prod
             users,
             ..Target::default()
         };
-        let at = Instant::now();
-        let (partition, offset) = producer.send(&topic, Some(&target.request(n))).await;
-        produced.push(Produced {
-            n,
-            at,
-            partition,
-            offset,
-            target,
-        });
+        produced.push(Produced::send(&producer, &topic, n, target).await);
         sleep(PACE).await;
     }
     produced
