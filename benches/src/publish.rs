@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::message::ToBytes;
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer as _, ThreadedProducer};
 
 use crate::load::now;
@@ -184,7 +185,8 @@ impl Records {
 impl Publish for Records {
     fn publish(&mut self, whom: Whom, payload: &str) -> anyhow::Result<()> {
         let record = self.templates.fill(whom, payload);
-        enqueue(&self.producer, &self.topic, &record)
+        let record = BaseRecord::<(), str>::to(&self.topic).payload(&record);
+        enqueue(&self.producer, record)
     }
 
     /// A producer's queue sends by itself.
@@ -202,19 +204,17 @@ pub(crate) fn raw_produce(
 ) -> anyhow::Result<()> {
     let (producer, value) = (producer(brokers)?, "x".repeat(bytes));
     for _ in 0..records {
-        enqueue(&producer, topic, &value)?;
+        enqueue(&producer, BaseRecord::<(), str>::to(topic).payload(&value))?;
     }
     producer.flush(Duration::from_secs(60))?;
     Ok(())
 }
 
 /// Queues without waiting for the delivery; waits while the queue is full.
-fn enqueue(
+pub(crate) fn enqueue<K: ToBytes + ?Sized>(
     producer: &ThreadedProducer<DefaultProducerContext>,
-    topic: &str,
-    value: &str,
+    mut record: BaseRecord<'_, K, str>,
 ) -> anyhow::Result<()> {
-    let mut record: BaseRecord<'_, (), str> = BaseRecord::to(topic).payload(value);
     loop {
         match producer.send(record) {
             Ok(()) => return Ok(()),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rdkafka::Offset;
 use rdkafka::config::ClientConfig;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use tokio::time::Instant;
@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::told::Told;
 use super::{PresenceArgs, say};
 use crate::cluster::Cluster;
+use crate::publish::enqueue;
 
 pub(super) async fn run(args: &PresenceArgs, connections: usize) -> anyhow::Result<()> {
     // Nothing is refreshed here: it has to last.
@@ -82,7 +83,7 @@ fn producer(brokers: &str) -> Result<Connections, KafkaError> {
 }
 
 /// `opened`, as an edge writes it that lives for long.
-fn write(producer: &Connections, topic: &str, number: usize) -> Result<(), KafkaError> {
+fn write(producer: &Connections, topic: &str, number: usize) -> anyhow::Result<()> {
     let now = crate::load::now() / 1_000_000;
     let until = now + 24 * 60 * 60 * 1_000;
     let user = format!("user-{number}");
@@ -93,20 +94,9 @@ fn write(producer: &Connections, topic: &str, number: usize) -> Result<(), Kafka
         key: "ce_type",
         value: Some("sumu.connections.opened.v1"),
     });
-    let mut record = BaseRecord::to(topic)
+    let record = BaseRecord::to(topic)
         .key(&user)
-        .payload(&value)
+        .payload(value.as_str())
         .headers(headers);
-    loop {
-        match producer.send(record) {
-            Ok(()) => return Ok(()),
-            Err((error, back))
-                if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) =>
-            {
-                record = back;
-                producer.poll(Duration::from_millis(1));
-            }
-            Err((error, _)) => return Err(error),
-        }
-    }
+    enqueue(producer, record)
 }
