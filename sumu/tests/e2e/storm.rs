@@ -58,7 +58,7 @@ async fn each_socket_sees_each_notification_once_while_pushers_and_an_edge_die()
     let pause = longest_pause(&journal, LEASE - LEASE / 5).await;
     assert!(killed.elapsed() < LEASE, "the dead edge's lease has ended");
     assert!(
-        pause < LEASE * 7 / 10,
+        pause < LEASE / 2,
         "an edge's death stopped the others for {pause:?}"
     );
     until("those of the dead edge are back", || {
@@ -138,12 +138,11 @@ fn open(journal: &Shared) -> usize {
     open.count()
 }
 
-/// How much those got that never lost their socket.
+/// How much came to the first sockets. Those that have closed get no more, so it grows by the others' alone.
 fn delivered(journal: &Shared) -> usize {
     let journal = journal.lock().unwrap();
     let first = journal.sessions.iter().take(USERS);
-    let steady = first.filter(|s| s.closed.is_none());
-    steady.map(|s| s.notifications.len()).sum()
+    first.map(|session| session.notifications.len()).sum()
 }
 
 /// Notifications to everybody and to single users, without a pause, over all partitions.
