@@ -22,7 +22,7 @@ use tokio::process::Command;
 
 use crate::connection::{farewell, write};
 use crate::frame::Frame;
-use crate::incoming::Incoming;
+use crate::incoming::{Incoming, MessageLimits};
 use crate::mailbox::MailboxLimits;
 use crate::registry::Registry;
 use crate::session::{CloseFrame, Expiry, Identity, Input, Output, Rules, Session};
@@ -30,8 +30,11 @@ use crate::socket::{Flow, Outbox, Socket};
 
 /// What is played on every commit.
 const CASES: &str = "1.* 2.* 3.* 4.* 5.* 6.* 7.* 10.*";
-/// The longest message that the cases send.
-const MAX_MESSAGE: usize = 16 << 20;
+/// What the cases send: 16 MiB at most, and 4 MiB in fragments of 64 bytes.
+const LIMITS: MessageLimits = MessageLimits {
+    bytes: 16 << 20,
+    fragments: 1 << 16,
+};
 /// How long a client may take to close its side.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Far more than all of them take.
@@ -105,7 +108,7 @@ impl Verdict {
 
 /// Sends every message of a client back, until the session ends.
 async fn echo(mut io: TcpStream) {
-    let incoming = Incoming::new(MAX_MESSAGE, upgrade(&mut io).await);
+    let incoming = Incoming::new(LIMITS, upgrade(&mut io).await);
     let mut socket = Socket::new(io, incoming);
     let id: ConnectionId = "edge.1.0000000000000001".parse().unwrap();
     let registry = Registry::new(MailboxLimits {

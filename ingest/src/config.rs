@@ -15,6 +15,7 @@ use crate::admission::address::{ForwardedHeader, Network};
 use crate::api_keys::Keys;
 use crate::applied::Memory;
 use crate::auth;
+use crate::incoming::MessageLimits;
 use crate::server::MAX_WORKERS;
 
 mod reads;
@@ -117,6 +118,9 @@ pub struct Limits {
     pub max_revocations: usize,
     /// Longest client message, in bytes; a longer one closes its socket with 1009.
     pub max_message_bytes: usize,
+    /// Most fragments of a client message; one more closes its socket with 1009. Browsers send one or a
+    /// few, and 256 KiB in network packets are 200.
+    pub max_message_fragments: u32,
     /// Longest `id` that is echoed, in bytes of JSON.
     pub max_id_bytes: usize,
     /// Messages of one socket that wait for the log's answer; at this many it is not read.
@@ -279,6 +283,7 @@ impl Default for Limits {
             frame_burst: 0,
             max_revocations: 1_000_000,
             max_message_bytes: 256 << 10,
+            max_message_fragments: 1024,
             max_id_bytes: 1024,
             max_in_flight: 64,
             max_unsent_answers: 128,
@@ -435,6 +440,14 @@ impl Config {
 }
 
 impl Limits {
+    /// How much a client's message may be.
+    pub(crate) const fn message(&self) -> MessageLimits {
+        MessageLimits {
+            bytes: self.max_message_bytes,
+            fragments: self.max_message_fragments,
+        }
+    }
+
     /// How much is remembered of notifications.
     pub(crate) const fn memory(&self) -> Memory {
         Memory {
@@ -480,6 +493,9 @@ impl Limits {
         let mut faults: Vec<String> = zero
             .map(|name| format!("limits.{name}: must not be 0"))
             .collect();
+        if self.max_message_fragments == 0 {
+            faults.push("limits.max_message_fragments: must not be 0".into());
+        }
         if self.silence <= self.ping_interval {
             faults.push("limits.silence: must be longer than limits.ping_interval".into());
         }

@@ -321,7 +321,7 @@ mod tests {
     use tokio::io::ReadBuf;
 
     use super::*;
-    use crate::incoming::Incoming;
+    use crate::incoming::{Incoming, MessageLimits};
     use crate::registry::{MailboxLimits, Registry};
     use crate::session::{Expiry, Identity, Rules};
 
@@ -398,8 +398,12 @@ mod tests {
         };
         let mut session = Session::new(Arc::new(rules), identity, now());
         let mut todo = vec![];
+        let limits = MessageLimits {
+            bytes: 1,
+            fragments: 1,
+        };
         let mut timed = |room: usize, session: &mut Session| {
-            let mut socket = Socket::new(Room(room), Incoming::new(1, BytesMut::new()));
+            let mut socket = Socket::new(Room(room), Incoming::new(limits, BytesMut::new()));
             let mut cx = Context::from_waker(std::task::Waker::noop());
             let flow = write(&mut cx, &mut socket, &mut outbox, session, &mut todo);
             (flow, session.deadline() <= now() + LIMIT)

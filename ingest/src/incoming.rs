@@ -10,17 +10,23 @@ use tokio_util::codec::Decoder as _;
 
 use crate::session::{Input, Loss};
 
-/// The most fragments of one message. Browsers send one or a few; 256 KiB in network packets are 200.
-const MAX_FRAGMENTS: usize = 1024;
 /// The longest payload of a control frame (RFC 6455 §5.5).
 const MAX_CONTROL: u64 = 125;
+
+/// How much a message may be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MessageLimits {
+    /// Bytes.
+    pub(crate) bytes: usize,
+    /// Fragments.
+    pub(crate) fragments: u32,
+}
 
 /// A client's bytes that are no whole message yet.
 #[derive(Debug)]
 pub(crate) struct Incoming {
     codec: Codec,
-    /// The longest message, in bytes.
-    max: usize,
+    limits: MessageLimits,
     bytes: BytesMut,
     /// The message whose first fragments have come.
     begun: Option<Box<Begun>>,
@@ -31,16 +37,16 @@ pub(crate) struct Incoming {
 #[derive(Debug)]
 struct Begun {
     text: bool,
-    fragments: usize,
+    fragments: u32,
     bytes: BytesMut,
 }
 
 impl Incoming {
     /// Nothing has come yet but `bytes`.
-    pub(crate) fn new(max: usize, bytes: BytesMut) -> Self {
+    pub(crate) fn new(limits: MessageLimits, bytes: BytesMut) -> Self {
         Self {
-            codec: Codec::new().max_size(max),
-            max,
+            codec: Codec::new().max_size(limits.bytes),
+            limits,
             bytes,
             begun: None,
             closed: false,
@@ -60,7 +66,7 @@ impl Incoming {
         if self.closed {
             return Err(Loss::Dropped);
         }
-        while whole(&self.bytes, self.max)? {
+        while whole(&self.bytes, self.limits.bytes)? {
             let frame = self.codec.decode(&mut self.bytes).map_err(|e| loss(&e))?;
             if self.bytes.is_empty() {
                 // Between two messages a connection holds no buffer.
@@ -97,8 +103,9 @@ impl Incoming {
         let Some(begun) = &mut self.begun else {
             return Err(Loss::Protocol);
         };
-        begun.fragments += 1;
-        if begun.fragments > MAX_FRAGMENTS || begun.bytes.len() + bytes.len() > self.max {
+        begun.fragments = begun.fragments.saturating_add(1);
+        let length = begun.bytes.len() + bytes.len();
+        if begun.fragments > self.limits.fragments || length > self.limits.bytes {
             return Err(Loss::TooBig);
         }
         begun.bytes.extend_from_slice(&bytes);
@@ -177,6 +184,9 @@ mod tests {
 
     use super::*;
 
+    /// As by default.
+    const MAX_FRAGMENTS: usize = 1024;
+
     /// A masked frame of that much payload.
     fn frame(first: u8, length: usize) -> Vec<u8> {
         let mut frame = vec![first];
@@ -199,7 +209,11 @@ mod tests {
 
     /// All that comes of these bytes, however they are cut, and why they end, if they do.
     fn read(bytes: &[u8], max: usize, cut: usize) -> (Vec<Input>, Option<Loss>) {
-        let mut incoming = Incoming::new(max, BytesMut::new());
+        let limits = MessageLimits {
+            bytes: max,
+            fragments: 1024,
+        };
+        let mut incoming = Incoming::new(limits, BytesMut::new());
         let mut inputs = vec![];
         for chunk in bytes.chunks(cut) {
             incoming.take(chunk);

@@ -53,8 +53,8 @@ where
         }) => {
             // What the client sent without waiting for the answer.
             let early = std::mem::take(&mut parts.read_buf);
-            let max = edge.config.limits.max_message_bytes;
-            let socket = Socket::new(parts.io, Incoming::new(max, early));
+            let limits = edge.config.limits.message();
+            let socket = Socket::new(parts.io, Incoming::new(limits, early));
             Life::begin(edge, socket, opened, session);
         }
         None => {
