@@ -1,5 +1,6 @@
 //! Plays the application: an ordinary Kafka producer and ordinary consumers, with nothing of sumu's.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -7,10 +8,16 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{Consumer, StreamConsumer};
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::message::{Header, Headers, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Message, Offset, TopicPartitionList};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+
+/// A consumer without a record for so long after it lost every broker may never find one again: librdkafka
+/// then says nothing more.
+const COMES_BACK_IN: Duration = Duration::from_secs(20);
 
 /// A record as an application sees it.
 #[derive(Clone, Debug)]
@@ -81,7 +88,7 @@ impl Producer {
     }
 }
 
-/// An ordinary consumer, in `read_committed`, that keeps all it sees.
+/// An ordinary consumer, in `read_committed`, that keeps all it sees, each record once.
 pub(crate) struct Consumed {
     seen: Arc<Mutex<Vec<Seen>>>,
     task: JoinHandle<()>,
@@ -90,14 +97,19 @@ pub(crate) struct Consumed {
 impl Consumed {
     /// A member of that group.
     pub(crate) fn start(brokers: &str, group: &str, topics: &[&str]) -> Self {
-        let consumer = consumer(brokers, group, "true");
-        consumer.subscribe(topics).unwrap();
-        Self::keep(consumer)
+        let (brokers, group) = (brokers.to_owned(), group.to_owned());
+        let topics: Vec<String> = topics.iter().map(|&topic| topic.to_owned()).collect();
+        Self::keep(move || {
+            let consumer = consumer(&brokers, &group, "true");
+            let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
+            consumer.subscribe(&topics).unwrap();
+            consumer
+        })
     }
 
     /// In no group: every partition from its beginning, and each record once.
     pub(crate) fn reading(brokers: &str, topics: &[(&str, i32)]) -> Self {
-        let consumer = consumer(brokers, "none", "false");
+        let brokers = brokers.to_owned();
         let mut all = TopicPartitionList::new();
         for (topic, partitions) in topics {
             for partition in 0..*partitions {
@@ -105,21 +117,16 @@ impl Consumed {
                     .unwrap();
             }
         }
-        consumer.assign(&all).unwrap();
-        Self::keep(consumer)
+        Self::keep(move || {
+            let consumer = consumer(&brokers, "none", "false");
+            consumer.assign(&all).unwrap();
+            consumer
+        })
     }
 
-    fn keep(consumer: StreamConsumer) -> Self {
+    fn keep(client: impl Fn() -> StreamConsumer + Send + Sync + 'static) -> Self {
         let seen = Arc::new(Mutex::new(Vec::new()));
-        let sink = Arc::clone(&seen);
-        let task = tokio::spawn(async move {
-            loop {
-                // Errors here are the broker's absence: the client comes back by itself.
-                if let Ok(message) = consumer.recv().await {
-                    sink.lock().unwrap().push(seen_from(&message));
-                }
-            }
-        });
+        let task = tokio::spawn(keep_all(client, Arc::clone(&seen)));
         Self { seen, task }
     }
 
@@ -130,6 +137,36 @@ impl Consumed {
     /// All but the first so many.
     pub(crate) fn after(&self, known: usize) -> Vec<Seen> {
         self.seen.lock().unwrap()[known..].to_vec()
+    }
+}
+
+async fn keep_all(client: impl Fn() -> StreamConsumer, sink: Arc<Mutex<Vec<Seen>>>) {
+    let (mut consumer, mut known, mut lost) = (client(), HashSet::new(), None::<Instant>);
+    loop {
+        let patience = lost.map_or(Duration::MAX, |since| {
+            COMES_BACK_IN.saturating_sub(since.elapsed())
+        });
+        match timeout(patience, consumer.recv()).await {
+            Ok(Ok(message)) => {
+                lost = None;
+                let seen = seen_from(&message);
+                // A client made anew begins where the last one committed.
+                let new = known.insert(seen.position()).then_some(seen);
+                sink.lock().unwrap().extend(new);
+            }
+            // The broker's absence: nearly always the client comes back by itself.
+            Ok(Err(error)) => {
+                let all = error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown);
+                lost = lost.or(all.then(Instant::now));
+            }
+            Err(_elapsed) => {
+                eprintln!("a consumer that lost its brokers is made anew");
+                let old = std::mem::replace(&mut consumer, client());
+                // It waits for a broker, to leave its group.
+                std::thread::spawn(move || drop(old));
+                lost = None;
+            }
+        }
     }
 }
 
