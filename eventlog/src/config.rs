@@ -66,7 +66,8 @@ pub struct Config {
     pub batch_bytes: usize,
     /// Kibibytes that a consumer fetches ahead.
     pub prefetch_kbytes: u32,
-    /// Records per partition that a consumer tries to fetch ahead.
+    /// Records per partition that a consumer tries to fetch ahead. 1: it fetches more when it has handed
+    /// on what it has.
     pub prefetch_records: u32,
     /// Any property of librdkafka, given to every client: `security.protocol`, `sasl.username`, …
     /// They win over sumu's own choices, except for the few that its guarantees rest on.
@@ -97,7 +98,7 @@ impl Default for Config {
             batch_records: 500,
             batch_bytes: 4 * 1024 * 1024,
             prefetch_kbytes: 16 * 1024,
-            prefetch_records: 1_000,
+            prefetch_records: 1,
             properties: Properties::default(),
         }
     }
