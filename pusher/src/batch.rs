@@ -10,7 +10,7 @@ use bytes::Bytes;
 use eventlog::Record;
 use schemas::{ConnectionRow, DecodeError, Millis, Notification, Receipts, UserId};
 
-use crate::planner::{Request, Strategy, Whereabouts, strategy};
+use crate::planner::{self, Request, Strategy, Whereabouts, strategy};
 
 /// A batch that is ready to be planned.
 #[derive(Debug)]
@@ -32,6 +32,7 @@ pub struct Preparing {
     unreadable: Vec<(Arc<Record>, DecodeError)>,
     through: i64,
     saw_every_edge: bool,
+    beside: usize,
     looked_up: Option<Whereabouts>,
 }
 
@@ -73,6 +74,7 @@ impl Preparing {
             unreadable,
             through,
             saw_every_edge: false,
+            beside: 0,
             looked_up: None,
         }
     }
@@ -86,16 +88,27 @@ impl Preparing {
         if let Some(whereabouts) = &self.looked_up {
             return Step::Ready(whereabouts.clone());
         }
-        match strategy(&self.requests, live_edges, look_ups_per_edge, now) {
+        let Self {
+            requests, beside, ..
+        } = self;
+        match strategy(requests, *beside, live_edges, look_ups_per_edge, now) {
             Strategy::Direct => Step::Ready(Whereabouts::nowhere()),
             Strategy::EveryEdge => Step::Ready(Whereabouts::Anywhere),
             Strategy::LookUp(users) => Step::LookUp(users),
         }
     }
 
-    /// `edges` was read to the end asked for after the records were fetched.
-    pub const fn saw_every_edge(&mut self) {
+    /// How many users its requests name, counted as often as they are named.
+    #[must_use]
+    pub fn named(&self, now: Millis) -> usize {
+        planner::named(&self.requests, now).count()
+    }
+
+    /// `edges` was read to the end asked for after the records were fetched. `beside`: as for
+    /// [`strategy`].
+    pub const fn saw_every_edge(&mut self, beside: usize) {
         self.saw_every_edge = true;
+        self.beside = beside;
     }
 
     /// The rows of the users; `None` if the store cannot say: then every edge is asked.
@@ -145,13 +158,13 @@ mod tests {
     fn the_edges_are_read_to_their_end_before_anything_is_looked_up() {
         let named = record(3, r#"{"users":["ada"],"data":1}"#);
         let mut batch = Preparing::new(vec![named, record(4, "?")], Receipts::None);
-        assert_eq!(batch.step(1, 1, Millis(0)), Step::ReadEdges);
-        batch.saw_every_edge();
+        assert_eq!(batch.step(2, 1, Millis(0)), Step::ReadEdges);
+        batch.saw_every_edge(1);
         let ada = vec!["ada".parse().unwrap()];
-        assert_eq!(batch.step(1, 1, Millis(0)), Step::LookUp(ada));
+        assert_eq!(batch.step(2, 1, Millis(0)), Step::LookUp(ada));
         batch.looked_up(None);
         assert_eq!(
-            batch.step(1, 1, Millis(0)),
+            batch.step(2, 1, Millis(0)),
             Step::Ready(Whereabouts::Anywhere)
         );
         let prepared = batch.prepared(Whereabouts::Anywhere);
@@ -162,7 +175,7 @@ mod tests {
     #[test]
     fn who_names_nobody_needs_no_look_up() {
         let mut batch = Preparing::new(vec![record(3, r#"{"data":1}"#)], Receipts::None);
-        batch.saw_every_edge();
+        batch.saw_every_edge(0);
         assert_eq!(
             batch.step(1, 1, Millis(0)),
             Step::Ready(Whereabouts::nowhere())

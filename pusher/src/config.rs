@@ -60,8 +60,8 @@ pub struct Plan {
     #[serde(with = "compact::required")]
     pub linger: Duration,
     /// How many look-ups in the store cost as much as one request to an edge that holds nobody. With
-    /// more distinct users in a batch than this for each live edge, every edge is asked and nobody
-    /// looked up. 0: nobody ever is.
+    /// more users planned together than this for each live edge, every edge is asked and nobody looked
+    /// up; so it is where there is one edge. 0: nobody ever is.
     pub look_ups_per_edge: usize,
     /// Batches that are looked up at the same time.
     pub concurrent_look_ups: usize,
@@ -97,7 +97,8 @@ pub struct Push {
     pub backoff_max: Duration,
     /// The most notifications of one partition in one request.
     pub batch: usize,
-    /// The most bytes in one request, roughly; a single larger notification still goes.
+    /// The most bytes in one request, roughly; a single larger notification still goes. What does not
+    /// fit goes in another beside it, which the edge takes in on another core.
     pub batch_bytes: usize,
     /// How long a notification waits for others to share its request. 0: it goes at once, and those
     /// that come while it is on its way share the next.
@@ -143,7 +144,7 @@ impl Default for Plan {
     fn default() -> Self {
         Self {
             batch: 500,
-            linger: Duration::from_millis(2),
+            linger: Duration::from_millis(1),
             look_ups_per_edge: 16,
             concurrent_look_ups: 32,
             look_up_attempts: 2,
@@ -162,7 +163,7 @@ impl Default for Push {
             backoff: Duration::from_millis(20),
             backoff_max: Duration::from_secs(1),
             batch: 500,
-            batch_bytes: 1024 * 1024,
+            batch_bytes: 256 * 1024,
             linger: Duration::ZERO,
             in_flight: 256,
             requests_per_edge: 4,

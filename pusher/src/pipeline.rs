@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use eventlog::{Edges, GroupConsumer, GroupEvent, Log, LogError, Producer, Record, TopicPartition};
+use futures_util::FutureExt as _;
 use runtime::clock::Clock;
 use runtime::health::Component;
 use schemas::PushReply;
@@ -230,7 +231,13 @@ impl Pipeline {
             while let Some(done) = self.tasks.try_join_next() {
                 self.done(done?)?;
             }
-            self.look();
+            if self.look_at().is_some_and(|at| at <= Instant::now()) {
+                // What came meanwhile is looked at together.
+                if let Some(event) = self.consumer.next().now_or_never() {
+                    self.group(event).await?;
+                }
+                self.look();
+            }
             self.flush();
         }
     }

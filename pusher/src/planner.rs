@@ -79,27 +79,33 @@ pub enum Strategy {
     EveryEdge,
 }
 
-/// Chooses the cheaper way for a batch: looking every named user up, or one request to every edge.
-/// `look_ups_per_edge` is how many look-ups cost as much as one request that finds nobody.
+/// Chooses the cheaper way for a batch: looking every named user up, or sending to every edge.
+/// `look_ups_per_edge` is how many look-ups cost as much as one request that finds nobody; `beside` is how
+/// many users the batches name that are planned at the same time, and share the requests. The only edge is
+/// never worth a look-up.
 #[must_use]
 pub fn strategy(
     requests: &[Request],
+    beside: usize,
     live_edges: usize,
     look_ups_per_edge: usize,
     now: Millis,
 ) -> Strategy {
-    let users: BTreeSet<&UserId> = requests
-        .iter()
-        .filter(|request| !request.is_expired(now))
-        .flat_map(Request::users)
-        .collect();
+    let users: BTreeSet<&UserId> = named(requests, now).collect();
+    let together = users.len().saturating_add(beside);
     if users.is_empty() {
         Strategy::Direct
-    } else if users.len() > live_edges.saturating_mul(look_ups_per_edge) {
+    } else if live_edges <= 1 || together > live_edges.saturating_mul(look_ups_per_edge) {
         Strategy::EveryEdge
     } else {
         Strategy::LookUp(users.into_iter().cloned().collect())
     }
+}
+
+/// The users that these requests name, as often as they do.
+pub(crate) fn named(requests: &[Request], now: Millis) -> impl Iterator<Item = &UserId> {
+    let current = requests.iter().filter(move |one| !one.is_expired(now));
+    current.flat_map(Request::users)
 }
 
 /// Where users may have connections.

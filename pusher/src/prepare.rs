@@ -88,8 +88,12 @@ impl Preparation {
         };
         let (saw, mut looked) = tokio::join!(self.see_every_edge(), read);
         saw?;
+        let now = self.clock.now();
+        let named = |looked: &Looked| looked.batch.named(now);
+        let together: usize = looked.iter().map(named).sum();
         for looked in &mut looked {
-            looked.batch.saw_every_edge();
+            let own = named(looked);
+            looked.batch.saw_every_edge(together - own);
         }
         Ok(looked)
     }
@@ -122,7 +126,7 @@ impl Preparation {
             match batch.step(live, per_edge, self.clock.now()) {
                 Step::ReadEdges => {
                     self.see_every_edge().await?;
-                    batch.saw_every_edge();
+                    batch.saw_every_edge(0);
                 }
                 Step::LookUp(users) => {
                     let rows = self.look_up(&users).await;

@@ -29,9 +29,6 @@ impl Pipeline {
     /// planning keeps the order. One look at a time, which begins after all of them were fetched.
     pub(super) fn look(&mut self) {
         let now = Instant::now();
-        if self.looking.is_some() || now < self.next_look {
-            return;
-        }
         let most = self.config.plan.batch;
         let partitions = self.partitions.iter_mut();
         let fetched: Vec<Fetched> = partitions

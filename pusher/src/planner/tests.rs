@@ -178,12 +178,17 @@ fn a_broadcast_is_one_item_shared_by_every_live_edge() {
 fn looks_users_up_until_asking_every_edge_is_cheaper() {
     let of = |count: u8| [request(0, users(&(0..count).collect::<Vec<_>>()), None)];
     let named = |count: u8| (0..count).map(user).collect::<Vec<_>>();
-    assert_eq!(strategy(&of(8), 2, 4, NOW), Strategy::LookUp(named(8)));
-    assert_eq!(strategy(&of(9), 2, 4, NOW), Strategy::EveryEdge);
-    assert_eq!(strategy(&of(1), 2, 0, NOW), Strategy::EveryEdge);
+    assert_eq!(strategy(&of(8), 0, 2, 4, NOW), Strategy::LookUp(named(8)));
+    assert_eq!(strategy(&of(9), 0, 2, 4, NOW), Strategy::EveryEdge);
+    assert_eq!(strategy(&of(1), 0, 2, 0, NOW), Strategy::EveryEdge);
+    // Those that share the requests count.
+    assert_eq!(strategy(&of(1), 7, 2, 4, NOW), Strategy::LookUp(named(1)));
+    assert_eq!(strategy(&of(1), 8, 2, 4, NOW), Strategy::EveryEdge);
+    // There is nothing to choose from.
+    assert_eq!(strategy(&of(1), 0, 1, 4, NOW), Strategy::EveryEdge);
     // The same users again cost nothing.
     let twice = [of(8), of(8)].concat();
-    assert_eq!(strategy(&twice, 2, 4, NOW), Strategy::LookUp(named(8)));
+    assert_eq!(strategy(&twice, 0, 2, 4, NOW), Strategy::LookUp(named(8)));
 }
 
 #[test]
@@ -195,7 +200,7 @@ fn looks_nobody_up_in_vain() {
         request(1, excluded, None),
         request(2, users(&[2]), Some(NOW.0)),
     ];
-    assert_eq!(strategy(&requests, 3, 4, NOW), Strategy::Direct);
+    assert_eq!(strategy(&requests, 0, 3, 4, NOW), Strategy::Direct);
     let plan = plan(
         requests.to_vec(),
         &Whereabouts::nowhere(),

@@ -259,7 +259,7 @@ impl World {
                 };
                 self.read_edges(Node::Pusher(index), end - 1);
                 if let Some(preparing) = self.preparing(index, partition, number) {
-                    preparing.saw_every_edge();
+                    preparing.saw_every_edge(0);
                     self.prepare_on(index, partition, number);
                 }
             }
