@@ -209,7 +209,7 @@ mod tests {
         });
         let id = "edge.1.0000000000000001".parse().unwrap();
         let inbox = registry
-            .register(&"a".parse().unwrap(), &id, schemas::Millis(0), 1)
+            .register(&"a".parse().unwrap(), &id, schemas::Millis(0), 1, None)
             .unwrap();
         let memory = Memory {
             partitions: limit,
@@ -310,7 +310,15 @@ mod tests {
         got(&mut inbox);
 
         let others: Vec<_> = (50..52)
-            .map(|n| registry.register(&"other".parse().unwrap(), &id(n), schemas::Millis(0), 10))
+            .map(|n| {
+                registry.register(
+                    &"other".parse().unwrap(),
+                    &id(n),
+                    schemas::Millis(0),
+                    10,
+                    None,
+                )
+            })
             .collect();
         let everybody = asking(&[2], Receipts::Full, -1);
         let reply = apply(&applied, everybody, &registry).unwrap();

@@ -2,8 +2,8 @@
 //! session and their closing, with an echo in place of the log.
 //!
 //! The cases are the suite's own (25.10.1). kosoku plays them, for the suite's own player needs Python 2;
-//! `scripts/test` installs it. Cases 9 (size and speed), 12 and 13 (compression) are played by hand:
-//! `scripts/autobahn`.
+//! `scripts/test` installs it. Cases 9 (size and speed), 12 and 13 (compression) are played by hand, but for
+//! a few: `scripts/autobahn`.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -20,16 +20,19 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 
+use crate::config::Compression;
 use crate::connection::{farewell, write};
-use crate::frame::Frame;
+use crate::deflate::{Agreement, Window, negotiate};
+use crate::frame::{Frame, Shared};
 use crate::incoming::{Incoming, MessageLimits};
 use crate::mailbox::MailboxLimits;
 use crate::registry::Registry;
 use crate::session::{CloseFrame, Expiry, Identity, Input, Output, Rules, Session};
 use crate::socket::{Flow, Outbox, Socket};
 
-/// What is played on every commit.
-const CASES: &str = "1.* 2.* 3.* 4.* 5.* 6.* 7.* 10.*";
+/// What is played on every commit. Of 12 and 13 those whose messages shrink and fit their window: kosoku
+/// mistakes others that come uncompressed.
+const CASES: &str = "1.* 2.* 3.* 4.* 5.* 6.* 7.* 10.* 12.1.3 12.1.5 12.1.13 13.1.4 13.2.5 13.3.3 13.4.6 13.5.3 13.6.13 13.7.3";
 /// What the cases send: 16 MiB at most, and 4 MiB in fragments of 64 bytes.
 const LIMITS: MessageLimits = MessageLimits {
     bytes: 16 << 20,
@@ -84,7 +87,7 @@ async fn the_autobahn_cases_pass() {
     assert!(failed.is_empty(), "{failed:#?}");
     assert!(!verdicts.is_empty());
     if cases == CASES {
-        assert_eq!(verdicts.len(), 247, "some cases were not played");
+        assert_eq!(verdicts.len(), 257, "some cases were not played");
     }
 }
 
@@ -108,7 +111,14 @@ impl Verdict {
 
 /// Sends every message of a client back, until the session ends.
 async fn echo(mut io: TcpStream) {
-    let incoming = Incoming::new(LIMITS, upgrade(&mut io).await);
+    let (early, window) = upgrade(&mut io).await;
+    let incoming = Incoming::new(LIMITS, early).inflating(window.is_some());
+    let compression = Compression {
+        min_bytes: 0,
+        max_bytes: usize::MAX,
+        ..Compression::default()
+    };
+    let echo = |frame: &Frame| Shared::new(frame, &compression).for_socket(window).clone();
     let mut socket = Socket::new(io, incoming);
     let id: ConnectionId = "edge.1.0000000000000001".parse().unwrap();
     let registry = Registry::new(MailboxLimits {
@@ -116,7 +126,7 @@ async fn echo(mut io: TcpStream) {
         bytes: 1,
         patience: Duration::ZERO,
     });
-    let inbox = registry.register(&"a".parse().unwrap(), &id, Millis(0), 1);
+    let inbox = registry.register(&"a".parse().unwrap(), &id, Millis(0), 1, None);
     let mut outbox = Outbox::new(inbox.unwrap());
     let mut session = session(id);
     let mut todo = vec![];
@@ -137,8 +147,8 @@ async fn echo(mut io: TcpStream) {
                 return Poll::<CloseFrame>::Pending;
             }
             match ready!(socket.poll_input(cx)) {
-                Input::Text(text) => outbox.answers.push_back(Frame::text(&text)),
-                Input::Binary(bytes) => outbox.answers.push_back(Frame::binary(&bytes)),
+                Input::Text(text) => outbox.answers.push_back(echo(&Frame::text(&text))),
+                Input::Binary(bytes) => outbox.answers.push_back(echo(&Frame::binary(&bytes))),
                 input => session.handle(now(), input, &mut todo),
             }
         }
@@ -147,8 +157,8 @@ async fn echo(mut io: TcpStream) {
     let _in_time = tokio::time::timeout(CLOSE_TIMEOUT, farewell(socket, outbox, frame)).await;
 }
 
-/// Answers the request to upgrade; returns what came after it.
-async fn upgrade(io: &mut TcpStream) -> BytesMut {
+/// Answers the request to upgrade; returns what came after it, and what the client takes compressed.
+async fn upgrade(io: &mut TcpStream) -> (BytesMut, Option<Window>) {
     let mut bytes = BytesMut::new();
     let end = loop {
         assert_ne!(io.read_buf(&mut bytes).await.unwrap(), 0);
@@ -158,16 +168,22 @@ async fn upgrade(io: &mut TcpStream) -> BytesMut {
     };
     let head = bytes.split_to(end);
     let head = std::str::from_utf8(&head).unwrap();
-    let key = head.lines().filter_map(|line| line.split_once(": "));
-    let mut key = key.filter(|(name, _)| name.eq_ignore_ascii_case("sec-websocket-key"));
-    let accept = hash_key(key.next().unwrap().1.as_bytes());
+    let values = |wanted: &'static str| {
+        let headers = head.lines().filter_map(|line| line.split_once(": "));
+        let wanted = headers.filter(move |(name, _)| name.eq_ignore_ascii_case(wanted));
+        wanted.map(|(_, value)| value.as_bytes())
+    };
+    let accept = hash_key(values("sec-websocket-key").next().unwrap());
     let accept = std::str::from_utf8(&accept).unwrap();
+    let agreement = negotiate(values("sec-websocket-extensions")).unwrap();
+    let extensions = agreement.map(|agreed| format!("Sec-WebSocket-Extensions: {agreed}\r\n"));
     let answer = format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Server: sumu\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+         Server: sumu\r\nSec-WebSocket-Accept: {accept}\r\n{}\r\n",
+        extensions.unwrap_or_default()
     );
     io.write_all(answer.as_bytes()).await.unwrap();
-    bytes
+    (bytes, agreement.and_then(Agreement::window))
 }
 
 fn session(connection_id: ConnectionId) -> Session {

@@ -16,9 +16,11 @@ use crate::api_keys::Keys;
 use crate::auth;
 use crate::server::MAX_WORKERS;
 
+mod compression;
 mod limits;
 mod reads;
 
+pub use compression::Compression;
 pub use limits::Limits;
 pub use reads::{Allow, Subscriptions, Watch};
 
@@ -61,6 +63,8 @@ pub struct Config {
     pub routes: BTreeMap<String, String>,
     /// Every limit.
     pub limits: Limits,
+    /// Compression of WebSocket messages (permessage-deflate, RFC 7692).
+    pub compression: Compression,
     /// The watch list of clients.
     pub watch: Watch,
     /// Streams of presence for applications.
@@ -174,6 +178,7 @@ impl Default for Config {
             forwarded_header: ForwardedHeader::default(),
             routes: BTreeMap::new(),
             limits: Limits::default(),
+            compression: Compression::default(),
             watch: Watch::default(),
             subscriptions: Subscriptions::default(),
             drain: Drain::default(),
@@ -274,6 +279,7 @@ impl Config {
             faults.extend(tls.faults().iter().map(|fault| format!("tls: {fault}")));
         }
         faults.extend(self.limits.faults());
+        faults.extend(self.compression.faults());
         faults.extend(self.watch.faults(self.limits.max_queued_frames));
         faults.extend(self.subscriptions.faults());
         if self.drain.spread > self.drain.timeout {
@@ -363,6 +369,7 @@ mod tests {
         config.watch.max_users = 1000;
         config.subscriptions.max = 0;
         config.limits.max_in_flight = 0;
+        config.compression.level = 10;
         config.limits.silence = Duration::ZERO;
         config.drain.timeout = Duration::ZERO;
         let told = config.faults().join("\n");
@@ -380,6 +387,7 @@ mod tests {
             "watch.max_users",
             "subscriptions.max",
             "max_in_flight",
+            "compression.level",
             "silence",
             "drain.spread",
         ] {

@@ -384,7 +384,7 @@ mod tests {
             patience: Duration::ZERO,
         });
         let inbox = registry
-            .register(&"a".parse().unwrap(), &id, Millis(0), 1)
+            .register(&"a".parse().unwrap(), &id, Millis(0), 1, None)
             .unwrap();
         let mut outbox = Outbox::new(inbox);
         outbox.answers.extend(vec![Frame::text("1"); 3]);

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_http::ws;
+use actix_web::error::InternalError;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{
-    AUTHORIZATION, HeaderMap, ORIGIN, SEC_WEBSOCKET_PROTOCOL, USER_AGENT,
+    AUTHORIZATION, HeaderMap, HeaderValue, ORIGIN, SEC_WEBSOCKET_EXTENSIONS,
+    SEC_WEBSOCKET_PROTOCOL, USER_AGENT,
 };
 use actix_web::web::{Data, Query};
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse};
@@ -18,6 +20,7 @@ use crate::admission::address::{client, source};
 use crate::admission::gate::Closed;
 use crate::auth::Refusal;
 use crate::connection::Begin;
+use crate::deflate::{Agreement, Malformed, Window, negotiate};
 use crate::edge::{Denied, Edge, Permit, now};
 use crate::opening::{Candidate, Refused, open};
 use crate::session::{Identity, Session};
@@ -45,7 +48,15 @@ pub(crate) async fn connect(
         answer.insert_header((SEC_WEBSOCKET_PROTOCOL, PROTOCOL));
     }
     let edge = edge.into_inner();
-    let candidate = match candidate(&request, &edge).await {
+    let agreement = match edge.config.compression.enabled {
+        true => agreement(request.headers())?,
+        false => None,
+    };
+    if let Some(agreement) = agreement {
+        answer.insert_header((SEC_WEBSOCKET_EXTENSIONS, agreement.to_string()));
+    }
+    let window = agreement.and_then(Agreement::window);
+    let candidate = match candidate(&request, &edge, window).await {
         Ok(candidate) => candidate,
         Err(problem) => {
             edge.instruments.handshake(problem.code);
@@ -91,7 +102,11 @@ pub(crate) async fn connect(
 }
 
 /// Who asks, if they may.
-async fn candidate(request: &HttpRequest, edge: &Arc<Edge>) -> Result<Candidate, Problem> {
+async fn candidate(
+    request: &HttpRequest,
+    edge: &Arc<Edge>,
+    window: Option<Window>,
+) -> Result<Candidate, Problem> {
     let headers = request.headers();
     let origins = &edge.config.origins;
     if let Some(origin) = headers.get(ORIGIN)
@@ -123,6 +138,15 @@ async fn candidate(request: &HttpRequest, edge: &Arc<Edge>) -> Result<Candidate,
         source_ip: address.map_or_else(String::new, |address| address.to_string()),
         user_agent,
         permit,
+        window,
+    })
+}
+
+/// What client and edge agree on of compression.
+fn agreement(headers: &HeaderMap) -> actix_web::Result<Option<Agreement>> {
+    let lines = headers.get_all(SEC_WEBSOCKET_EXTENSIONS);
+    negotiate(lines.map(HeaderValue::as_bytes)).map_err(|Malformed| {
+        InternalError::from_response("", HttpResponse::BadRequest().finish()).into()
     })
 }
 

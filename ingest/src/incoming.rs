@@ -8,10 +8,13 @@ use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 use tokio_util::codec::Decoder as _;
 
+use crate::deflate::{Fault, inflate};
 use crate::session::{Input, Loss};
 
 /// The longest payload of a control frame (RFC 6455 §5.5).
 const MAX_CONTROL: u64 = 125;
+/// The bit of a frame's first byte that marks a compressed message.
+const RSV1: u8 = 0x40;
 
 /// How much a message may be.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +30,8 @@ pub(crate) struct MessageLimits {
 pub(crate) struct Incoming {
     codec: Codec,
     limits: MessageLimits,
+    /// Whether compressed messages may come.
+    inflates: bool,
     bytes: BytesMut,
     /// The message whose first fragments have come.
     begun: Option<Box<Begun>>,
@@ -37,6 +42,7 @@ pub(crate) struct Incoming {
 #[derive(Debug)]
 struct Begun {
     text: bool,
+    compressed: bool,
     fragments: u32,
     bytes: BytesMut,
 }
@@ -47,10 +53,18 @@ impl Incoming {
         Self {
             codec: Codec::new().max_size(limits.bytes),
             limits,
+            inflates: false,
             bytes,
             begun: None,
             closed: false,
         }
+    }
+
+    /// Takes compressed messages, too, if that was agreed on.
+    pub(crate) fn inflating(mut self, agreed: bool) -> Self {
+        self.inflates = agreed;
+        self.codec = Codec::new().max_size(self.limits.payload(agreed));
+        self
     }
 
     /// Takes what was read.
@@ -66,7 +80,8 @@ impl Incoming {
         if self.closed {
             return Err(Loss::Dropped);
         }
-        while whole(&self.bytes, self.limits.bytes)? {
+        while self.holds_frame()? {
+            let compressed = self.unmark();
             let frame = self.codec.decode(&mut self.bytes).map_err(|e| loss(&e))?;
             if self.bytes.is_empty() {
                 // Between two messages a connection holds no buffer.
@@ -74,15 +89,15 @@ impl Incoming {
             }
             let input = match frame {
                 None => return Ok(None),
-                Some(Frame::Text(text)) => self::text(text)?,
-                Some(Frame::Binary(bytes)) => Input::Binary(bytes),
+                Some(Frame::Text(bytes)) => self.message(true, compressed, bytes)?,
+                Some(Frame::Binary(bytes)) => self.message(false, compressed, bytes)?,
                 Some(Frame::Ping(payload)) => Input::Ping(payload),
                 Some(Frame::Pong(_)) => Input::Pong,
                 Some(Frame::Close(reason)) => {
                     self.closed = true;
                     Input::ClientClosed(reason.map(|reason| reason.code.into()))
                 }
-                Some(Frame::Continuation(item)) => match self.fragment(item)? {
+                Some(Frame::Continuation(item)) => match self.fragment(item, compressed)? {
                     Some(input) => input,
                     None => continue,
                 },
@@ -92,11 +107,63 @@ impl Incoming {
         Ok(None)
     }
 
+    /// Whether a whole frame is there.
+    ///
+    /// # Errors
+    /// A frame that cannot be right or is too long, as soon as its header says so.
+    fn holds_frame(&self) -> Result<bool, Loss> {
+        let [first, second, rest @ ..] = &self.bytes[..] else {
+            return Ok(false);
+        };
+        let (reserved, masked, code) = (first & 0x70, second & 0x80 != 0, first & 0x0f);
+        // The first frame of a message says whether it is compressed (RFC 7692 §6).
+        let compressed = self.inflates && reserved == RSV1 && matches!(code, 1 | 2);
+        if (reserved != 0 && !compressed) || !masked {
+            return Err(Loss::Protocol);
+        }
+        let Some((length, extended)) = announced(second & 0x7f, rest) else {
+            return Ok(false);
+        };
+        if code & 0x08 != 0 && length > MAX_CONTROL {
+            return Err(Loss::Protocol);
+        }
+        let follows = code == 0 && self.begun.as_ref().is_some_and(|begun| begun.compressed);
+        let length = usize::try_from(length).map_err(|_too_long| Loss::TooBig)?;
+        if length > self.limits.payload(compressed || follows) {
+            return Err(Loss::TooBig);
+        }
+        let mask = 4;
+        Ok(rest.len() - extended >= mask + length)
+    }
+
+    /// Takes the mark of a compressed message away: the codec knows no extension. Answers whether it was
+    /// there.
+    fn unmark(&mut self) -> bool {
+        let Some(first) = self.bytes.first_mut() else {
+            return false;
+        };
+        let marked = *first & RSV1 != 0;
+        *first &= !RSV1;
+        marked
+    }
+
+    /// A message of which all has come.
+    fn message(&self, text: bool, compressed: bool, mut bytes: Bytes) -> Result<Input, Loss> {
+        if compressed {
+            bytes = inflate(&bytes, self.limits.bytes)?;
+        }
+        if !text {
+            return Ok(Input::Binary(bytes));
+        }
+        let text = ByteString::try_from(bytes).map_err(|_not_utf8| Loss::NotUtf8)?;
+        Ok(Input::Text(text))
+    }
+
     /// Joins the fragments of a message. The codec has checked their order.
-    fn fragment(&mut self, item: Item) -> Result<Option<Input>, Loss> {
+    fn fragment(&mut self, item: Item, compressed: bool) -> Result<Option<Input>, Loss> {
         let (bytes, last) = match item {
-            Item::FirstText(bytes) => (self.begin(true, bytes), false),
-            Item::FirstBinary(bytes) => (self.begin(false, bytes), false),
+            Item::FirstText(bytes) => (self.begin(true, compressed, bytes), false),
+            Item::FirstBinary(bytes) => (self.begin(false, compressed, bytes), false),
             Item::Continue(bytes) => (bytes, false),
             Item::Last(bytes) => (bytes, true),
         };
@@ -105,23 +172,30 @@ impl Incoming {
         };
         begun.fragments = begun.fragments.saturating_add(1);
         let length = begun.bytes.len() + bytes.len();
-        if begun.fragments > self.limits.fragments || length > self.limits.bytes {
+        let most = self.limits.payload(begun.compressed);
+        if begun.fragments > self.limits.fragments || length > most {
             return Err(Loss::TooBig);
         }
         begun.bytes.extend_from_slice(&bytes);
         if !last {
             return Ok(None);
         }
-        match self.begun.take() {
-            Some(begun) if begun.text => text(begun.bytes.freeze()).map(Some),
-            Some(begun) => Ok(Some(Input::Binary(begun.bytes.freeze()))),
-            None => Err(Loss::Protocol),
-        }
+        let Some(begun) = self.begun.take() else {
+            return Err(Loss::Protocol);
+        };
+        let Begun {
+            text,
+            compressed,
+            bytes,
+            ..
+        } = *begun;
+        self.message(text, compressed, bytes.freeze()).map(Some)
     }
 
-    fn begin(&mut self, text: bool, bytes: Bytes) -> Bytes {
+    fn begin(&mut self, text: bool, compressed: bool, bytes: Bytes) -> Bytes {
         self.begun = Some(Box::new(Begun {
             text,
+            compressed,
             fragments: 0,
             bytes: BytesMut::new(),
         }));
@@ -129,9 +203,39 @@ impl Incoming {
     }
 }
 
-fn text(bytes: Bytes) -> Result<Input, Loss> {
-    let text = ByteString::try_from(bytes).map_err(|_not_utf8| Loss::NotUtf8)?;
-    Ok(Input::Text(text))
+/// The length of the payload that is announced by a frame from its second byte on, and where that payload's
+/// mask begins. None if not all of the header has come.
+fn announced(length: u8, rest: &[u8]) -> Option<(u64, usize)> {
+    let extended = match length {
+        126 => 2,
+        127 => 8,
+        _ => return Some((length.into(), 0)),
+    };
+    let bytes = rest.get(..extended)?;
+    let length = bytes
+        .iter()
+        .fold(0, |length, byte| length << 8 | u64::from(*byte));
+    Some((length, extended))
+}
+
+impl MessageLimits {
+    /// The longest payload of a message. One that does not shrink grows by a little: by an eighth, if it is
+    /// compressed in the worst of ways.
+    const fn payload(&self, compressed: bool) -> usize {
+        match compressed {
+            true => self.bytes.saturating_add(self.bytes / 8 + 64),
+            false => self.bytes,
+        }
+    }
+}
+
+impl From<Fault> for Loss {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::TooBig => Self::TooBig,
+            Fault::Malformed => Self::NotDeflate,
+        }
+    }
 }
 
 fn loss(error: &ProtocolError) -> Loss {
@@ -141,41 +245,6 @@ fn loss(error: &ProtocolError) -> Loss {
         ProtocolError::Io(_) => Loss::NotUtf8,
         _ => Loss::Protocol,
     }
-}
-
-/// Whether a whole frame is there.
-///
-/// # Errors
-/// A frame that cannot be right or is longer than `max`, as soon as its header says so.
-fn whole(bytes: &[u8], max: usize) -> Result<bool, Loss> {
-    let [first, second, rest @ ..] = bytes else {
-        return Ok(false);
-    };
-    let (reserved, masked, control) = (first & 0x70, second & 0x80 != 0, first & 0x08 != 0);
-    if reserved != 0 || !masked {
-        return Err(Loss::Protocol);
-    }
-    let extended = match second & 0x7f {
-        126 => 2,
-        127 => 8,
-        _ => 0,
-    };
-    let Some(extended) = rest.get(..extended) else {
-        return Ok(false);
-    };
-    let length = match extended {
-        [] => u64::from(second & 0x7f),
-        extended => (extended.iter()).fold(0, |length, byte| length << 8 | u64::from(*byte)),
-    };
-    if control && length > MAX_CONTROL {
-        return Err(Loss::Protocol);
-    }
-    let length = usize::try_from(length).map_err(|_too_long| Loss::TooBig)?;
-    if length > max {
-        return Err(Loss::TooBig);
-    }
-    let mask = 4;
-    Ok(rest.len() - extended.len() >= mask + length)
 }
 
 #[cfg(test)]
@@ -209,11 +278,21 @@ mod tests {
 
     /// All that comes of these bytes, however they are cut, and why they end, if they do.
     fn read(bytes: &[u8], max: usize, cut: usize) -> (Vec<Input>, Option<Loss>) {
+        read_with(bytes, max, cut, false)
+    }
+
+    /// The same, of a client that may send compressed messages, or not.
+    fn read_with(
+        bytes: &[u8],
+        max: usize,
+        cut: usize,
+        inflates: bool,
+    ) -> (Vec<Input>, Option<Loss>) {
         let limits = MessageLimits {
             bytes: max,
             fragments: 1024,
         };
-        let mut incoming = Incoming::new(limits, BytesMut::new());
+        let mut incoming = Incoming::new(limits, BytesMut::new()).inflating(inflates);
         let mut inputs = vec![];
         for chunk in bytes.chunks(cut) {
             incoming.take(chunk);
@@ -224,7 +303,7 @@ mod tests {
                     Err(loss) => return (inputs, Some(loss)),
                 }
             }
-            assert!(incoming.bytes.capacity() <= 2 * (max + 14 + cut));
+            assert!(incoming.bytes.capacity() <= 2 * (limits.payload(inflates) + 14 + cut));
         }
         assert_eq!(incoming.bytes.capacity() == 0, incoming.bytes.is_empty());
         (inputs, None)
@@ -284,6 +363,97 @@ mod tests {
             });
             prop_assert_eq!(came.collect::<Vec<_>>(), fine.clone());
             prop_assert_eq!(loss, (fine.len() < messages.len()).then_some(Loss::TooBig));
+        }
+    }
+
+    /// A masked frame of that payload.
+    fn frame_of(first: u8, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = frame(first, payload.len());
+        let header = bytes.len() - payload.len();
+        for (index, byte) in payload.iter().enumerate() {
+            bytes[header + index] = byte ^ [1, 2, 3, 4][index % 4];
+        }
+        bytes
+    }
+
+    proptest! {
+        /// Compressed messages come as they were, among others, in however many fragments and however
+        /// the bytes are cut; the first that is too long ends them.
+        #[test]
+        fn compressed_messages_within_the_limit_come(
+            messages in prop::collection::vec(("[ab]{0,3000}", any::<bool>(), 4_usize..500), 1..6),
+            max in 500_usize..3500,
+            cut in 1_usize..5000,
+        ) {
+            let mut bytes = vec![];
+            for (text, compressed, fragment) in &messages {
+                let deflated = miniz_oxide::deflate::compress_to_vec(text.as_bytes(), 6);
+                let payload = if *compressed { &deflated[..] } else { text.as_bytes() };
+                let chunks: Vec<_> = match payload {
+                    [] => vec![payload],
+                    payload => payload.chunks(*fragment).collect(),
+                };
+                for (index, chunk) in chunks.iter().enumerate() {
+                    let first = if index == 0 { 1 | if *compressed { RSV1 } else { 0 } } else { 0 };
+                    let last = if index + 1 == chunks.len() { 0x80 } else { 0 };
+                    bytes.extend(frame_of(first | last, chunk));
+                    bytes.extend(frame_of(0x89, b""));
+                }
+            }
+            let (inputs, loss) = read_with(&bytes, max, cut, true);
+            let fine = messages.iter().map(|(text, ..)| text).take_while(|text| text.len() <= max);
+            let fine: Vec<&str> = fine.map(String::as_str).collect();
+            let came = inputs.iter().filter_map(|input| match input {
+                Input::Text(text) => Some(&**text),
+                _ => None,
+            });
+            prop_assert_eq!(came.collect::<Vec<_>>(), fine.clone());
+            prop_assert_eq!(loss, (fine.len() < messages.len()).then_some(Loss::TooBig));
+        }
+
+        #[test]
+        fn no_compressed_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            read_with(&frame_of(0xc1, &bytes), 1000, 7, true);
+            read_with(&bytes, 1000, 7, true);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_compressed_messages_is_told() {
+        let hello = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+        let bomb = miniz_oxide::deflate::compress_to_vec(&[b'x'; 1001], 9);
+        let latin = miniz_oxide::deflate::compress_to_vec(&[0xe9; 100], 9);
+        for (bytes, loss) in [
+            (frame_of(0xc1, &hello), None),
+            (frame_of(0xc2, &hello), None),
+            (frame_of(0xc1, &bomb), Some(Loss::TooBig)),
+            (frame_of(0xc1, &latin), Some(Loss::NotUtf8)),
+            (frame_of(0xc2, &latin), None),
+            (frame_of(0xc1, b""), Some(Loss::NotDeflate)),
+            (frame_of(0xc1, &[0xff]), Some(Loss::NotDeflate)),
+            // Marked where no message begins (RFC 7692 §6.1).
+            (frame_of(0xc9, b""), Some(Loss::Protocol)),
+            (
+                [frame_of(0x41, &hello[..3]), frame_of(0xc0, &hello[3..])].concat(),
+                Some(Loss::Protocol),
+            ),
+            (
+                [frame_of(0x41, &hello[..3]), frame_of(0x80, &hello[3..])].concat(),
+                None,
+            ),
+            // Other bits mean nothing.
+            (frame_of(0xa1, b"x"), Some(Loss::Protocol)),
+            (frame_of(0xe1, &hello), Some(Loss::Protocol)),
+            // More than any compression makes of so little: told by the header.
+            (frame_of(0xc1, &[0; 1190])[..8].to_vec(), Some(Loss::TooBig)),
+        ] {
+            assert_eq!(read_with(&bytes, 1000, 1, true).1, loss, "{bytes:x?}");
+            // Not agreed on.
+            assert_eq!(
+                read_with(&bytes, 1000, 1, false).1,
+                Some(Loss::Protocol),
+                "{bytes:x?}"
+            );
         }
     }
 

@@ -24,6 +24,7 @@ pub mod auth;
 mod autobahn;
 pub mod config;
 mod connection;
+pub mod deflate;
 mod descriptors;
 mod edge;
 mod fates;
@@ -186,7 +187,7 @@ impl Node {
             push_secret: deps.push_secret,
             peers: peers(limits, &deps.tls)?,
             push_url,
-            registry: Registry::new(mailbox_limits(limits)),
+            registry: Registry::new(mailbox_limits(limits)).compressing(&config.compression),
             revocations: RwLock::new(Revocations::new(
                 limits.max_revocations,
                 deps.log.config().revocation_retention,

@@ -11,6 +11,7 @@ use std::time::Duration;
 use schemas::push::Devices;
 use schemas::{CloseCode, ConnectionId, Millis, UserId};
 
+use crate::deflate::Window;
 use crate::frame::Frame;
 
 /// The room for frames that an emptied queue keeps.
@@ -34,6 +35,8 @@ pub struct Mailbox {
     pub(crate) connection_id: ConnectionId,
     /// Since when its user has it, or the token that it was opened with: whichever is earlier.
     pub(crate) since: Millis,
+    /// What it takes compressed, if anything.
+    pub(crate) window: Option<Window>,
     limits: Arc<MailboxLimits>,
     queue: Mutex<Queue>,
 }
@@ -150,12 +153,14 @@ impl Mailbox {
         user_id: UserId,
         connection_id: ConnectionId,
         since: Millis,
+        window: Option<Window>,
         limits: Arc<MailboxLimits>,
     ) -> Self {
         Self {
             user_id,
             connection_id,
             since,
+            window,
             limits,
             queue: Mutex::default(),
         }

@@ -16,6 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::sleep;
 
 use crate::auth::Principal;
+use crate::deflate::Window;
 use crate::edge::{Edge, Permit, now};
 pub(crate) use crate::journal::Refused;
 use crate::journal::{self, After, Opening, Progress, Report, Step};
@@ -33,6 +34,8 @@ pub(crate) struct Candidate {
     pub(crate) user_agent: Option<String>,
     /// Its share of what its address may hold.
     pub(crate) permit: Option<Permit>,
+    /// What it takes compressed, if anything.
+    pub(crate) window: Option<Window>,
 }
 
 /// A connection that is in the log, in the store and in the registry.
@@ -68,10 +71,11 @@ pub(crate) async fn open(edge: &Arc<Edge>, candidate: Candidate) -> Result<Opene
         claims: candidate.principal.claims,
     };
     let max = edge.config.limits.max_connections_per_user;
+    let (user, id) = (&row.user_id, &row.connection_id);
     let inbox = edge
         .registry
-        .register(&row.user_id, &row.connection_id, since, max)
-        .ok_or(Refused::UserFull)?;
+        .register(user, id, since, max, candidate.window);
+    let inbox = inbox.ok_or(Refused::UserFull)?;
     // From here on, dropping the connection has `closed` appended.
     let connection = Connection::new(Arc::clone(edge), row, slot, candidate.permit);
     let event = ConnectionEvent::Opened(connection.row().clone());

@@ -10,7 +10,9 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use schemas::push::Target;
 use schemas::{CloseCode, ConnectionId, Millis, UserId};
 
-use crate::frame::Frame;
+use crate::config::Compression;
+use crate::deflate::Window;
+use crate::frame::{Frame, Shared};
 pub use crate::mailbox::{Delivered, Inbox, Mailbox, MailboxLimits};
 
 /// Every socket of this edge. Cheap to share behind an `Arc`.
@@ -20,6 +22,7 @@ pub struct Registry {
     hasher: RandomState,
     count: AtomicUsize,
     limits: Arc<MailboxLimits>,
+    compression: Compression,
 }
 
 /// The users whose ids hash here, and the connections whose ids do.
@@ -39,7 +42,15 @@ impl Registry {
             hasher: RandomState::new(),
             count: AtomicUsize::new(0),
             limits: Arc::new(limits),
+            compression: Compression::default(),
         }
+    }
+
+    /// The same, compressing so for sockets that agreed to that.
+    #[must_use]
+    pub fn compressing(mut self, compression: &Compression) -> Self {
+        self.compression = compression.clone();
+        self
     }
 
     /// How many sockets there are.
@@ -55,18 +66,21 @@ impl Registry {
     }
 
     /// Adds a socket, unless its user has `max_per_user` of them. From now on pushes and revocations
-    /// find it. `since` is when it was opened or when its token was issued, whichever is earlier.
+    /// find it. `since` is when it was opened or when its token was issued, whichever is earlier; `window`
+    /// is what it agreed to take compressed.
     pub fn register(
         &self,
         user_id: &UserId,
         connection_id: &ConnectionId,
         since: Millis,
         max_per_user: usize,
+        window: Option<Window>,
     ) -> Option<Inbox> {
         let mailbox = Arc::new(Mailbox::new(
             user_id.clone(),
             connection_id.clone(),
             since,
+            window,
             Arc::clone(&self.limits),
         ));
         {
@@ -112,13 +126,14 @@ impl Registry {
 
     /// The same, into `delivered`: with the connections, if it is to name them.
     pub fn hand_out(&self, target: &Target, frame: &Frame, delivered: &mut Delivered) {
+        let frame = Shared::new(frame, &self.compression);
         let excluded = |user: &UserId| target.exclude_users.binary_search(user).is_ok();
         if target.is_broadcast() {
             for shard in &self.shards {
                 let users = &read(shard).users;
                 let meant = users.iter().filter(|(user, _)| !excluded(user));
                 for mailbox in meant.flat_map(|(_, mailboxes)| mailboxes) {
-                    mailbox.deliver(frame, delivered);
+                    mailbox.deliver(frame.for_socket(mailbox.window), delivered);
                 }
             }
             return;
@@ -131,7 +146,7 @@ impl Registry {
                 .into_iter()
                 .flatten()
             {
-                mailbox.deliver(frame, delivered);
+                mailbox.deliver(frame.for_socket(mailbox.window), delivered);
             }
         }
         for connection in &target.connections {
@@ -143,7 +158,7 @@ impl Registry {
                 {
                     continue;
                 }
-                mailbox.deliver(frame, delivered);
+                mailbox.deliver(frame.for_socket(mailbox.window), delivered);
             }
             // Not here, or being closed.
             if delivered.queued + delivered.overflowed == before
@@ -231,7 +246,7 @@ mod tests {
     }
 
     fn join(registry: &Registry, name: &str, number: u64) -> Inbox {
-        let inbox = registry.register(&user(name), &connection(number), Millis(10), 10);
+        let inbox = registry.register(&user(name), &connection(number), Millis(10), 10, None);
         inbox.unwrap()
     }
 
@@ -308,7 +323,7 @@ mod tests {
         let registry = registry();
         let old = [join(&registry, "a", 1), join(&registry, "a", 2)];
         let other = join(&registry, "b", 3);
-        let new = registry.register(&user("a"), &connection(4), Millis(20), 10);
+        let new = registry.register(&user("a"), &connection(4), Millis(20), 10, None);
         registry.revoke(&user("a"), Millis(20));
         for inbox in &old {
             assert_eq!(inbox.mailbox().closing(), Some(CloseCode::REVOKED));
@@ -327,12 +342,12 @@ mod tests {
         let alice = user("a");
         assert!(
             registry
-                .register(&alice, &connection(1), Millis(10), 1)
+                .register(&alice, &connection(1), Millis(10), 1, None)
                 .is_some()
         );
         assert!(
             registry
-                .register(&alice, &connection(2), Millis(10), 1)
+                .register(&alice, &connection(2), Millis(10), 1, None)
                 .is_none()
         );
         assert_eq!(registry.len(), 1);

@@ -231,7 +231,7 @@ impl Session {
             Input::Pong => self.last_heard = now,
             Input::ClientClosed(code) => self.end(Ending::by_client(code), out),
             Input::Lost(Loss::TooBig) => self.end(Ending::by_edge(CloseCode::TOO_BIG), out),
-            Input::Lost(Loss::NotUtf8) => {
+            Input::Lost(Loss::NotUtf8 | Loss::NotDeflate) => {
                 self.end(Ending::by_edge(CloseCode::INVALID_PAYLOAD), out);
             }
             Input::Lost(Loss::Protocol) => {

@@ -54,7 +54,9 @@ where
             // What the client sent without waiting for the answer.
             let early = std::mem::take(&mut parts.read_buf);
             let limits = edge.config.limits.message();
-            let socket = Socket::new(parts.io, Incoming::new(limits, early));
+            let inflates = opened.inbox.mailbox().window.is_some();
+            let incoming = Incoming::new(limits, early).inflating(inflates);
+            let socket = Socket::new(parts.io, incoming);
             Life::begin(edge, socket, opened, session);
         }
         None => {

@@ -77,6 +77,8 @@ pub enum Loss {
     TooBig,
     /// A text message was not UTF-8.
     NotUtf8,
+    /// A compressed message could not be read.
+    NotDeflate,
     /// The client broke the protocol.
     Protocol,
     /// The transport ended without a close frame.

@@ -192,7 +192,7 @@ mod tests {
         let id = schemas::ConnectionId::new(&"edge".parse().unwrap(), schemas::Epoch(1), number);
         let user = "watcher".parse().unwrap();
         registry
-            .register(&user, &id, schemas::Millis(0), 9)
+            .register(&user, &id, schemas::Millis(0), 9, None)
             .unwrap()
     }
 

@@ -7,6 +7,7 @@
 
 mod admission;
 mod api;
+mod compression;
 mod faults;
 mod harness;
 mod limits;

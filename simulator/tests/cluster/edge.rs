@@ -462,6 +462,7 @@ impl World {
             &row.connection_id,
             issued_at.min(row.opened_at),
             100,
+            None,
         );
         let inbox = inbox.expect("room for a hundred");
         edge.numbers += 1;
