@@ -16,6 +16,9 @@ use tokio::time::Instant;
 
 use crate::target::{SECRET, free_port};
 
+/// As many sockets as an edge is told to admit; fewer, where its descriptors do not bear them.
+pub(crate) const MOST_SOCKETS: usize = 60_000;
+
 /// Where real servers are.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct Servers {
@@ -76,6 +79,7 @@ impl Cluster {
         set("LOG__MIN_INSYNC_REPLICAS", "1");
         set("ADMIN__PUSH_SECRET", SECRET);
         set("INGEST__AUTH__HS256_SECRET", SECRET);
+        set("INGEST__LIMITS__MAX_CONNECTIONS", &MOST_SOCKETS.to_string());
         set("PRESENCE__GROUP", &format!("{tag}-presence"));
         set("PUSHER__GROUP", &format!("{tag}-pusher"));
         if let Some(cql) = &servers.cql {

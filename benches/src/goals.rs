@@ -44,7 +44,7 @@ const GOALS: &[(&str, f64, bool, &str, From)] = &[
     ("CPU per targeted delivery, 5,000/s: 104 µs ÷ 3", 34.7, false, "µs", Sumu("targeted, 5,000/s: CPU per delivery [µs]")),
     ("targeted deliveries/s, storm: 2.5 × 32,000", 80_000.0, true, "/s", Sumu("targeted, storm: deliveries/s")),
     ("p99 producer → socket, 5,000/s: 11.5 ms ÷ 2", 5.75, false, "ms", Sumu("targeted, 5,000/s: latency p99 [ms]")),
-    ("p99 producer → socket at half of the maximum", 10.0, false, "ms", Sumu("targeted, 50 % of the maximum: latency p99 [ms]")),
+    ("p99 producer → socket at half of the highest steady rate", 10.0, false, "ms", Sumu("targeted, 50 % of sumu's highest steady rate: latency p99 [ms]")),
     ("CPU per client message, closed loop: half of 19–30 µs", 15.0, false, "µs", Sumu("client messages, closed loop: CPU per message [µs]")),
     ("CPU per client message, 5,000/s: 76 µs ÷ 2", 38.0, false, "µs", Sumu("client messages, 5,000/s: CPU per message [µs]")),
     ("CPU per connect, HS256, the edge: 138–180 µs", 180.0, false, "µs", Sumu("connect, HS256: CPU of the edge [µs]")),

@@ -15,6 +15,7 @@ mod floor;
 mod fold;
 mod frames;
 mod goals;
+mod instructions;
 mod load;
 mod measure;
 mod plot;
@@ -50,8 +51,10 @@ enum Command {
     Run(RunArgs),
     /// Puts the same load on any other WebSocket server, and prints figures.
     Drive(drive::Args),
-    /// Says which functions of `sumu dev` take the time, by `perf`.
+    /// Says where the time of `sumu dev` goes, by `perf`.
     Profile(profile::Args),
+    /// Counts the instructions of a delivery's paths, by `valgrind`, and prints a table.
+    Instructions(instructions::Args),
     /// Verifies tokens on one core, beside the bare `jsonwebtoken` call, and prints a table.
     Verify(verify::Args),
     /// Folds connection events into presence on one core, beside a hash map that counts, and prints a table.
@@ -121,6 +124,7 @@ fn main() -> anyhow::Result<()> {
         Command::Run(run) => runtime.block_on(scenarios::run(&run)),
         Command::Drive(args) => runtime.block_on(drive::run(args)),
         Command::Profile(args) => runtime.block_on(profile::run(args)),
+        Command::Instructions(args) => instructions::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Fold(args) => fold::run(&args),
         Command::Presence(presence) => runtime.block_on(presence::run(&presence)),

@@ -99,13 +99,13 @@ impl<'a> Measured<'a> {
         Ok(load)
     }
 
-    /// Publishes as fast as it is taken, until all is delivered. Answers deliveries per second.
+    /// Publishes as fast as it is taken, until all is delivered.
     pub(crate) async fn storm(
         &mut self,
         load: &Load,
         plan: Plan<'_>,
         whom: impl Fn(u64) -> Whom,
-    ) -> anyhow::Result<f64> {
+    ) -> anyhow::Result<()> {
         load.seen.reset();
         let (before, began) = (self.target.usage()?, Instant::now());
         let publisher = &mut *self.target.publisher;
@@ -117,7 +117,7 @@ impl<'a> Measured<'a> {
         self.note(plan.scenario, "deliveries/s", rate);
         let each = plan.deliveries as f64;
         self.note_cpu(plan.scenario, "CPU per delivery", used, each);
-        Ok(rate)
+        Ok(())
     }
 
     /// Publishes at a steady rate until all is delivered.

@@ -1,7 +1,10 @@
-//! Says where a server's time goes: samples of `perf` while it pushes steadily.
+//! Says where a server's time goes while it holds sockets, pushes and takes messages: samples of `perf`, by kind
+//! of thread, by object, by work, and by symbol.
 
-use std::fmt::Write as _;
+mod page;
+
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tempfile::TempDir;
@@ -10,109 +13,158 @@ use tokio::task::block_in_place;
 
 use crate::RunArgs;
 use crate::load::Load;
-use crate::measure::{PAYLOAD, spread};
-use crate::process::raise_descriptors;
+use crate::measure::{Measured, PAYLOAD, spread};
 use crate::publish::{self, Whom};
-use crate::target::Target;
+use crate::report::Report;
+use crate::scenarios::{Size, maximum, messages};
 
-const SECONDS: u64 = 8;
 /// Odd, so that it does not beat with timers.
 const PER_SECOND: u32 = 499;
-const ROWS: usize = 40;
+const BROADCASTS_PER_SECOND: u64 = 2;
+const STEADY_PER_SECOND: u64 = 5_000;
 
 /// What to profile, and where to write it.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The folder of the tables.
+    /// The folder of the pages.
     #[arg(long)]
     out: PathBuf,
     #[command(flatten)]
     run: RunArgs,
 }
 
-/// Takes a profile of each load, and writes a table of the symbols that take the most.
+/// One load.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Idle,
+    Broadcast,
+    Targeted { per_second: f64 },
+    Messages,
+}
+
+/// Takes a profile of each load, and writes a page of each.
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
-    raise_descriptors();
-    let (sockets, folder) = (args.run.sockets, TempDir::new()?);
-    let mut target = Target::start(&args.run, args.run.dev(), &[]).await?;
-    let mut load = Load::new()?;
-    let paths = target.paths(0..sockets);
-    load.add(&target.sockets, paths, true).await?;
-    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
-    for (name, per_second, broadcast) in [("broadcast", 2.0, true), ("targeted", 5_000.0, false)] {
-        load.seen.reset();
+    let size = Size::of(&args.run);
+    let (folder, mut unused) = (TempDir::new()?, Report::default());
+    let mut measured = Measured::start(&args.run, args.run.dev(), &[], &mut unused).await?;
+    let mut load = measured.open(size.sockets).await?;
+    let steady = STEADY_PER_SECOND as f64;
+    let mut kinds = vec![
+        ("idle", Kind::Idle),
+        ("broadcast", Kind::Broadcast),
+        ("targeted", Kind::Targeted { per_second: steady }),
+        ("messages", Kind::Messages),
+    ];
+    let most = maximum::find(&mut measured, &load, &size).await?;
+    let half = Kind::Targeted {
+        per_second: (most / 2.0).round(),
+    };
+    kinds.push(("targeted-half", half));
+    for (name, kind) in kinds {
         let samples = folder.path().join(name);
-        let mut perf = record(&target.pids()?, &samples)?;
-        let what = |i| {
-            let whom = if broadcast {
-                Whom::All
-            } else {
-                spread(sockets)(i)
-            };
-            (whom, PAYLOAD)
-        };
-        let payloads = if broadcast { 2 } else { 5_000 } * SECONDS;
-        let publisher = &mut *target.publisher;
-        block_in_place(|| publish::steady(publisher, per_second, payloads, what))?;
-        perf.wait().await.context("perf record")?;
-        let each = if broadcast { sockets as u64 } else { 1 };
-        load.seen.until(payloads * each).await?;
-        let title = format!("`sumu dev` on Kafka, {sockets} sockets, {name} at {per_second}/s");
-        let table = table(&samples, &title).await?;
+        let cost = one(kind, &mut measured, &mut load, &size, &samples).await?;
+        let title = format!("{}, {} sockets", kind.title(), size.sockets);
+        let page = page::write(&title, &cost, &page::read(&report(&samples).await?));
         let path = args.out.join(format!("profile-{name}.md"));
-        std::fs::write(&path, table).with_context(|| format!("writing {}", path.display()))?;
+        std::fs::write(&path, page).with_context(|| format!("writing {}", path.display()))?;
         eprintln!("{} is written", path.display());
     }
     drop(load);
-    target.finish().await;
+    measured.finish().await;
     Ok(())
 }
 
-fn record(pids: &[u32], samples: &Path) -> anyhow::Result<Child> {
+impl Kind {
+    fn title(self) -> String {
+        match self {
+            Self::Idle => "connections that do nothing and are kept alive".into(),
+            Self::Broadcast => format!("a broadcast, {BROADCASTS_PER_SECOND} times a second"),
+            Self::Targeted { per_second } => {
+                format!("{per_second:.0} targeted notifications a second")
+            }
+            Self::Messages => format!("{STEADY_PER_SECOND} client messages a second"),
+        }
+    }
+
+    fn lasts(self, size: &Size) -> Duration {
+        match self {
+            Self::Idle => size.idle,
+            _ => size.steady,
+        }
+    }
+}
+
+/// Puts the load on, and takes samples meanwhile.
+async fn one(
+    kind: Kind,
+    measured: &mut Measured<'_>,
+    load: &mut Load,
+    size: &Size,
+    samples: &Path,
+) -> anyhow::Result<page::Cost> {
+    load.seen.reset();
+    let lasts = kind.lasts(size);
+    let mut perf = record(&measured.target.pids()?, samples, lasts)?;
+    let before = measured.target.usage()?;
+    let publisher = &mut *measured.target.publisher;
+    let (sockets, seconds) = (size.sockets, lasts.as_secs());
+    let (each, units) = match kind {
+        Kind::Idle => {
+            tokio::time::sleep(lasts).await;
+            ("", 0)
+        }
+        Kind::Broadcast => {
+            let payloads = BROADCASTS_PER_SECOND * seconds;
+            let per_second = BROADCASTS_PER_SECOND as f64;
+            let what = |_| (Whom::All, PAYLOAD);
+            block_in_place(|| publish::steady(publisher, per_second, payloads, what))?;
+            ("delivery", payloads * sockets as u64)
+        }
+        Kind::Targeted { per_second } => {
+            let payloads = crate::scenarios::within(lasts, per_second);
+            let what = |i| (spread(sockets)(i), PAYLOAD);
+            block_in_place(|| publish::steady(publisher, per_second, payloads, what))?;
+            ("delivery", payloads)
+        }
+        Kind::Messages => {
+            let total = STEADY_PER_SECOND * seconds;
+            messages::steadily(load, STEADY_PER_SECOND as f64, total).await?;
+            ("message", total)
+        }
+    };
+    load.seen.until(units).await?;
+    let used = measured.target.usage()? - before;
+    let ended = perf.wait().await.context("perf record")?;
+    anyhow::ensure!(ended.success(), "perf record: {ended}");
+    Ok(page::Cost {
+        used,
+        lasts,
+        each,
+        units,
+        rate: PER_SECOND,
+    })
+}
+
+fn record(pids: &[u32], samples: &Path, lasts: Duration) -> anyhow::Result<Child> {
     let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
     let mut command = Command::new("perf");
     command
         .args(["record", "-q", "-F", &PER_SECOND.to_string()])
         .args(["-p", &pids.join(","), "-o"])
         .arg(samples)
-        .args(["--", "sleep", &SECONDS.to_string()])
+        .args(["--", "sleep", &lasts.as_secs().to_string()])
         .kill_on_drop(true);
     command.spawn().context("starting perf")
 }
 
-/// A Markdown table: shares by object, then by symbol.
-async fn table(samples: &Path, title: &str) -> anyhow::Result<String> {
-    let mut text = format!(
-        "# Where the time goes: {title}\n\n{SECONDS} s at {PER_SECOND} samples a second.\n"
-    );
-    for (sort, rows) in [("dso", 8), ("dso,symbol", ROWS)] {
-        let mut command = Command::new("perf");
-        command
-            .args([
-                "report",
-                "--stdio",
-                "--no-inline",
-                "--no-children",
-                "-w",
-                "12,24,200",
-            ])
-            .args(["-F", &format!("overhead,{sort}"), "-t", "\t", "-i"])
-            .arg(samples);
-        let output = command.output().await.context("perf report")?;
-        anyhow::ensure!(output.status.success(), "perf report: {output:?}");
-        let said = String::from_utf8_lossy(&output.stdout);
-        text.push_str("\n| share | where |\n|---|---|\n");
-        let lines = said
-            .lines()
-            .filter(|l| !l.starts_with('#') && !l.trim().is_empty());
-        for line in lines.take(rows) {
-            let mut fields = line.split('\t').map(str::trim);
-            let share = fields.next().unwrap_or_default();
-            let rest: Vec<&str> = fields.collect();
-            // Writing to a String cannot fail.
-            let _infallible =
-                writeln!(text, "| {share} | {} |", rest.join(" ").replace('|', "\\|"));
-        }
-    }
-    Ok(text)
+/// Samples, thread, object and symbol, as `perf report` prints them.
+async fn report(samples: &Path) -> anyhow::Result<String> {
+    let mut command = Command::new("perf");
+    command
+        .args(["report", "--stdio", "--no-inline", "--no-children"])
+        .args(["-F", "sample,comm,dso,symbol", "-t", "\t", "-i"])
+        .arg(samples);
+    let output = command.output().await.context("perf report")?;
+    anyhow::ensure!(output.status.success(), "perf report: {output:?}");
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -5,7 +5,8 @@ mod churn;
 mod edges;
 mod growth;
 mod idle;
-mod messages;
+pub(crate) mod maximum;
+pub(crate) mod messages;
 mod slow;
 mod targeted;
 mod tokens;
@@ -13,10 +14,13 @@ mod tokens;
 use std::time::Duration;
 
 use crate::RunArgs;
+use crate::cluster;
 use crate::goals;
 use crate::process;
 use crate::report::{Outcome, Report};
 use crate::results;
+
+pub(crate) use targeted::within;
 
 /// One family of figures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -27,7 +31,7 @@ pub(crate) enum Scenario {
     Tokens,
     /// One notification for everybody, as a storm and steady.
     Broadcast,
-    /// Notifications for one user each, as a storm, steady, and at parts of the storm's rate.
+    /// Notifications for one user each, as a storm, steady, and at parts of the highest steady rate.
     Targeted,
     /// The same with one edge and three, on Kafka and a CQL server, and by store or by asking.
     Edges,
@@ -64,15 +68,13 @@ pub(crate) struct Size {
     /// Targeted notifications of a storm.
     pub(crate) targeted: u64,
     pub(crate) broadcasts: u64,
-    /// The most sockets that descriptors allow.
+    /// The most sockets that the descriptors of an edge and of this process allow.
     pub(crate) most: usize,
 }
 
 impl Size {
-    fn of(args: &RunArgs) -> Self {
-        // The rest of the descriptors is for files, the log and the peers.
-        let descriptors = usize::try_from(process::raise_descriptors()).unwrap_or(usize::MAX);
-        let most = descriptors.saturating_sub(1_500).min(60_000);
+    pub(crate) fn of(args: &RunArgs) -> Self {
+        let most = most_sockets(process::raise_descriptors());
         let part = if args.quick { 1 } else { 2 };
         Self {
             sockets: args.sockets.min(most),
@@ -83,6 +85,18 @@ impl Size {
             most,
         }
     }
+}
+
+/// The most sockets that an edge admits which may open so many descriptors, but for a few of other uses. This
+/// process, which may open as many, keeps some for files, the log and the peers.
+fn most_sockets(descriptors: u64) -> usize {
+    const FEW: usize = 100;
+    const OWN: usize = 1_500;
+    let mut config = ingest::Config::default();
+    config.limits.max_connections = cluster::MOST_SOCKETS;
+    let admitted = ingest::admitted(&config, descriptors).saturating_sub(FEW);
+    let own = usize::try_from(descriptors).unwrap_or(usize::MAX);
+    admitted.min(own.saturating_sub(OWN)).max(1)
 }
 
 /// Runs the scenarios, each `runs` times, floor and sumu in turn, and writes what came out.

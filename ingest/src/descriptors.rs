@@ -4,6 +4,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Descriptors for all else: the log, the store, files.
 const SPARE: usize = 1024;
+/// The part of the rest that HTTP has where not all is to be had. What comes beyond it waits to be accepted,
+/// and an opening takes milliseconds: a few hundred at a time are thousands in a second.
+const HTTP_PART: usize = 8;
 
 /// How many connections of each kind may be open at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,14 +27,14 @@ impl Shares {
     }
 
     /// As many as `allowed` descriptors bear. Where that is not all, a quarter of them, or what is
-    /// spared anyway if that is less, is the process' own, and of the rest HTTP has a quarter at most.
-    fn within(self, allowed: Option<u64>) -> Self {
+    /// spared anyway if that is less, is the process' own, and of the rest HTTP has an eighth at most.
+    pub(crate) fn within(self, allowed: Option<u64>) -> Self {
         let allowed = allowed.map_or(usize::MAX, |all| usize::try_from(all).unwrap_or(usize::MAX));
         if self.all().saturating_add(SPARE) <= allowed {
             return self;
         }
         let rest = allowed - SPARE.min(allowed / 4);
-        let http = rest / 4;
+        let http = rest / HTTP_PART;
         let admin = if self.admin == 0 {
             0
         } else {
@@ -114,7 +117,7 @@ mod tests {
                     shares.all() <= allowed - SPARE.min(allowed / 4),
                     "{shares:?}"
                 );
-                assert!(shares.sockets >= allowed / 2, "{shares:?} of {allowed}");
+                assert!(shares.sockets >= allowed * 5 / 8, "{shares:?} of {allowed}");
                 assert!(shares.public > 0 && (shares.admin > 0) == (admin > 0));
             }
         }

@@ -69,6 +69,7 @@ use tokio_util::task::TaskTracker;
 
 pub use auth::{Authorizer, Verifier};
 pub use config::Config;
+pub use server::admitted;
 pub use watchlist::Permit;
 
 use crate::admission::bucket::Rate;

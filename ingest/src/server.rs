@@ -167,17 +167,11 @@ fn unusable(error: &TlsError) -> Error {
 
 impl Servers {
     pub(crate) fn bind(config: &Config) -> Result<Self, Error> {
-        let (public, admin) = connections(config);
-        // Sockets are taken over from HTTP: they are limited for themselves.
         let Shares {
             sockets,
             public,
             admin,
-        } = descriptors::allow(Shares {
-            sockets: config.limits.max_connections,
-            public,
-            admin,
-        });
+        } = descriptors::allow(wanted(config));
         Ok(Self {
             sockets,
             public: Bound::bind(config.listen, config.tls.as_ref(), public)?,
@@ -319,6 +313,24 @@ impl Running {
         for handle in self.handles {
             handle.stop(true).await;
         }
+    }
+}
+
+/// How many sockets an edge admits whose process may open so many descriptors: what its configuration says, or
+/// fewer. Requests and the process' own files have their share.
+#[must_use]
+pub fn admitted(config: &Config, descriptors: u64) -> usize {
+    wanted(config).within(Some(descriptors)).sockets
+}
+
+/// The connections that the configuration asks for. Sockets are taken over from HTTP: they are limited for
+/// themselves.
+fn wanted(config: &Config) -> Shares {
+    let (public, admin) = connections(config);
+    Shares {
+        sockets: config.limits.max_connections,
+        public,
+        admin,
     }
 }
 

@@ -9,7 +9,7 @@ use rdkafka::Offset;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use tokio::time::Instant;
 
 use super::told::Told;
@@ -70,7 +70,7 @@ fn open_all(brokers: &str, topic: &str, numbers: RangeInclusive<usize>) -> anyho
     Ok(producer.flush(Duration::from_secs(600))?)
 }
 
-type Connections = ThreadedProducer<DefaultProducerContext>;
+type Connections = BaseProducer;
 
 fn producer(brokers: &str) -> Result<Connections, KafkaError> {
     ClientConfig::new()

@@ -60,7 +60,16 @@ async fn steady(measured: &mut Measured<'_>, load: &mut Load, size: &Size) -> an
     load.seen.reset();
     let total = super::targeted::payloads(size, PER_SECOND);
     let before = measured.target.usage()?;
-    let pace = Pace::new(PER_SECOND);
+    steadily(load, PER_SECOND, total).await?;
+    load.seen.until(total).await?;
+    let used = measured.target.usage()? - before;
+    measured.note_cpu(SCENARIO, "CPU per message", used, total as f64);
+    measured.note_latency(load, SCENARIO, "time to the ack")
+}
+
+/// Says so many messages, each when it is due, on the sockets in turn.
+pub(crate) async fn steadily(load: &mut Load, per_second: f64, total: u64) -> anyhow::Result<()> {
+    let pace = Pace::new(per_second);
     for sent in 0..total {
         // The timer's ticks are a millisecond; what was due meanwhile says so.
         while pace.due(sent) > now() {
@@ -68,10 +77,7 @@ async fn steady(measured: &mut Measured<'_>, load: &mut Load, size: &Size) -> an
         }
         say(load, sent, pace.due(sent)).await?;
     }
-    load.seen.until(total).await?;
-    let used = measured.target.usage()? - before;
-    measured.note_cpu(SCENARIO, "CPU per message", used, total as f64);
-    measured.note_latency(load, SCENARIO, "time to the ack")
+    Ok(())
 }
 
 async fn say(load: &mut Load, number: u64, due: u64) -> anyhow::Result<()> {
