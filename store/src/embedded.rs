@@ -5,7 +5,7 @@
 //! is remembered for `tombstones` more, so that a late put of an older record does not bring it back.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -149,7 +149,7 @@ impl ConnectionStore for EmbeddedStore {
 struct Cell {
     at: Millis,
     /// `None` once deleted.
-    row: Option<ConnectionRow>,
+    row: Option<Box<ConnectionRow>>,
     /// Until when `row` is seen.
     expires: Millis,
     /// When nothing of it is remembered.
@@ -158,26 +158,31 @@ struct Cell {
 
 #[derive(Debug, Default)]
 struct Tables {
-    connections: HashMap<UserId, HashMap<ConnectionId, Cell>>,
+    /// A user's are neighbours: a map for each user would take more than its one or two rows.
+    connections: BTreeMap<Key, Cell>,
     presence: HashMap<UserId, PresenceRow>,
     /// When each cell is to be forgotten, soonest first; exactly one entry per cell.
-    due: BTreeSet<(Millis, UserId, ConnectionId)>,
+    due: BTreeSet<(Millis, Key)>,
 }
+
+/// A connection of a user; without one, what comes before all of the user's connections.
+type Key = (UserId, Option<ConnectionId>);
 
 impl Tables {
     fn rows(&self) -> usize {
         self.due.len() + self.presence.len()
     }
 
-    fn live(&self, user: &UserId, now: Millis) -> impl Iterator<Item = &ConnectionRow> {
-        let cells = self
-            .connections
-            .get(user)
-            .into_iter()
-            .flat_map(HashMap::values);
-        cells
-            .filter(move |cell| now < cell.expires)
-            .filter_map(|cell| cell.row.as_ref())
+    fn live<'a>(
+        &'a self,
+        user: &'a UserId,
+        now: Millis,
+    ) -> impl Iterator<Item = &'a ConnectionRow> {
+        self.connections
+            .range((user.clone(), None)..)
+            .take_while(move |((owner, _), _)| owner == user)
+            .filter(move |(_, cell)| now < cell.expires)
+            .filter_map(|(_, cell)| cell.row.as_deref())
     }
 
     fn apply(
@@ -192,7 +197,7 @@ impl Tables {
                 let forget = expires + config.tombstones;
                 let cell = Cell {
                     at: *at,
-                    row: Some(row.clone()),
+                    row: Some(Box::new(row.clone())),
                     expires,
                     forget,
                 };
@@ -224,29 +229,22 @@ impl Tables {
         config: &Config,
     ) -> Result<(), StoreError> {
         let full = self.rows() >= config.max_rows;
-        let held = self
-            .connections
-            .get(user)
-            .and_then(|cells| cells.get(connection));
-        match held {
+        let key = (user.clone(), Some(connection.clone()));
+        let forget = cell.forget;
+        match self.connections.get_mut(&key) {
             Some(held) if !cell.supersedes(held) => return Ok(()),
-            Some(held) => drop(
-                self.due
-                    .remove(&(held.forget, user.clone(), connection.clone())),
-            ),
+            Some(held) => {
+                self.due.remove(&(held.forget, key.clone()));
+                *held = cell;
+            }
             None if full => {
                 return Err(StoreError::Full {
                     max_rows: config.max_rows,
                 });
             }
-            None => {}
+            None => drop(self.connections.insert(key.clone(), cell)),
         }
-        self.due
-            .insert((cell.forget, user.clone(), connection.clone()));
-        self.connections
-            .entry(user.clone())
-            .or_default()
-            .insert(connection.clone(), cell);
+        self.due.insert((forget, key));
         Ok(())
     }
 
@@ -271,14 +269,8 @@ impl Tables {
     /// Drops what was to be remembered until now.
     fn forget(&mut self, now: Millis) {
         while self.due.first().is_some_and(|(forget, ..)| *forget <= now) {
-            let Some((_, user, connection)) = self.due.pop_first() else {
-                return;
-            };
-            if let Entry::Occupied(mut cells) = self.connections.entry(user) {
-                cells.get_mut().remove(&connection);
-                if cells.get().is_empty() {
-                    cells.remove();
-                }
+            if let Some((_, key)) = self.due.pop_first() {
+                self.connections.remove(&key);
             }
         }
     }
