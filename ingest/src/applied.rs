@@ -11,6 +11,7 @@ use tracing::{Span, info_span};
 use crate::fates::{Fates, named, weight};
 use crate::frame::Frame;
 use crate::registry::{Delivered, Mailbox, Registry};
+use crate::worker::Calls;
 
 /// The frames handed over without a pause: other requests are served in between.
 const FRAMES_AT_ONCE: u32 = 10_000;
@@ -90,6 +91,8 @@ impl Applied {
         let push = info_span!("push", partition = batch.partition);
         let traced = trace::of(&push).is_some();
         let (mut crowded, mut handed, mut done) = (vec![], 0, 0);
+        // Dropped at the end, or when a notification is no text: then the sockets write.
+        let mut calls = Calls::default();
         for item in &batch.notifications {
             if !crowded.is_empty() || handed >= FRAMES_AT_ONCE {
                 break;
@@ -114,6 +117,7 @@ impl Applied {
                 span
             });
             let mut took = Delivered::naming(item.receipts == Receipts::Full);
+            took.calls = calls;
             span.in_scope(|| registry.hand_out(&item.target, &frame, &mut took));
             reply.delivered += took.queued;
             reply.overflowed += took.overflowed;
@@ -124,7 +128,7 @@ impl Applied {
                 reply.fates.push(fate.clone());
                 progress.fates.keep(fate, self.limits.fates);
             }
-            crowded = took.crowded;
+            (crowded, calls) = (took.crowded, took.calls);
         }
         reply.applied_through = progress.through;
         batch.notifications.drain(..done);

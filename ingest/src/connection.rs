@@ -1,10 +1,12 @@
 //! Runs one socket: THE loop. It decides nothing: what happened goes to the [`Session`], what the
 //! session says is done here.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use eventlog::{Append, AppendError};
@@ -24,6 +26,7 @@ use crate::registry::Mailbox;
 use crate::session::{Answer, CloseFrame, Ending, Input, Loss, Output, Route, Session, Verdict};
 use crate::socket::{Flow, Outbox, Socket};
 use crate::watchlist::Watches;
+use crate::worker::{Seated, Serve};
 
 /// Inputs of one socket that are handled without a pause: others are served in between.
 const INPUTS_AT_ONCE: usize = 64;
@@ -46,6 +49,10 @@ pub(crate) struct Life<T> {
     /// What the session waits for; most wait for nothing, and hold nothing.
     answers: Option<FuturesUnordered<BoxFuture<'static, Input>>>,
     watches: Watches,
+    /// Its task, once that waits.
+    task: Option<Waker>,
+    /// Whether nothing waits but for what happens next, so that frames can go straight to the socket.
+    at_rest: bool,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Life<T> {
@@ -53,7 +60,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Life<T> {
     pub(crate) fn begin(edge: Arc<Edge>, socket: Socket<T>, opened: Opened, session: Session) {
         let Opened { connection, inbox } = opened;
         let sockets = edge.sockets.clone();
-        let life = Box::new(Self {
+        let life = Rc::new(RefCell::new(Self {
             edge,
             socket,
             session,
@@ -61,21 +68,29 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Life<T> {
             outbox: Outbox::new(inbox),
             answers: None,
             watches: Watches::default(),
-        });
-        // In a box: what an async function is called with it holds twice.
-        drop(actix_web::rt::spawn(sockets.track_future(life.run())));
+            task: None,
+            at_rest: false,
+        }));
+        drop(actix_web::rt::spawn(sockets.track_future(Self::run(life))));
     }
 
-    async fn run(mut self: Box<Self>) {
+    async fn run(life: Rc<RefCell<Self>>) {
         let ending = {
-            let mut alarm = pin!(sleep_until(self.session.deadline().into()));
-            poll_fn(|cx| self.poll(cx, alarm.as_mut())).await
+            let served: Weak<RefCell<Self>> = Rc::downgrade(&life);
+            let seated = Seated::here(served);
+            life.borrow().outbox.inbox.sit(seated.seat().clone());
+            let deadline = life.borrow().session.deadline();
+            let mut alarm = pin!(sleep_until(deadline.into()));
+            poll_fn(|cx| life.borrow_mut().poll(cx, alarm.as_mut())).await
         };
-        // Rare, and large.
-        Box::pin(self.end(ending)).await;
+        // Its worker holds it for a moment only, on this thread.
+        if let Some(life) = Rc::into_inner(life) {
+            // Rare, and large.
+            Box::pin(life.into_inner().end(ending)).await;
+        }
     }
 
-    async fn end(self: Box<Self>, ending: Ending) {
+    async fn end(self, ending: Ending) {
         let Self {
             edge,
             socket,
@@ -83,7 +98,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Life<T> {
             outbox,
             watches,
             ..
-        } = *self;
+        } = self;
         connection.end(ending);
         drop(watches);
         // A client that does not read gets as much time for the last frames as for any other.
@@ -94,6 +109,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Life<T> {
 
     /// Writes, waits for what happens, and does what the session says, until it ends.
     fn poll(&mut self, cx: &mut Context<'_>, mut alarm: Pin<&mut Sleep>) -> Poll<Ending> {
+        match &mut self.task {
+            Some(task) => task.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        self.at_rest = false;
         let mut todo = Vec::new();
         for _ in 0..INPUTS_AT_ONCE {
             let flow = self.write(cx, &mut todo);
@@ -103,6 +123,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Life<T> {
                     alarm.as_mut().reset(deadline);
                 }
                 let Poll::Ready(happened) = self.poll_happened(cx, alarm.as_mut(), flow) else {
+                    self.at_rest = flow == Flow::Idle;
                     return Poll::Pending;
                 };
                 if let Some(input) = happened {
@@ -119,6 +140,30 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Life<T> {
         Poll::Pending
     }
 
+    /// Writes the frames that wait; the task does whatever else there is to do.
+    fn pass(&mut self) {
+        let Self {
+            socket,
+            outbox,
+            task: Some(task),
+            at_rest,
+            ..
+        } = self
+        else {
+            return;
+        };
+        outbox.inbox.hear();
+        let mut cx = Context::from_waker(task);
+        // Only frames waited, and there was room for them: nothing that the session must know.
+        let done = *at_rest
+            && socket.write(&mut cx, outbox).flow == Flow::Idle
+            && outbox.inbox.poll_asked(true).is_pending();
+        if !done {
+            *at_rest = false;
+            task.wake_by_ref();
+        }
+    }
+
     /// The next input; none if there is something to write.
     fn poll_happened(
         &mut self,
@@ -126,7 +171,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Life<T> {
         alarm: Pin<&mut Sleep>,
         flow: Flow,
     ) -> Poll<Option<Input>> {
-        match self.outbox.inbox.poll_asked(cx, flow == Flow::Idle) {
+        match self.outbox.inbox.poll_asked(flow == Flow::Idle) {
             Poll::Ready(Asked::Close(code)) => return Poll::Ready(Some(Input::Command(code))),
             Poll::Ready(Asked::Frames) => return Poll::Ready(None),
             Poll::Pending => {}
@@ -198,6 +243,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Life<T> {
 
     fn wait(&mut self, answer: BoxFuture<'static, Input>) {
         self.answers.get_or_insert_default().push(answer);
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Serve for RefCell<Life<T>> {
+    fn serve(&self) {
+        // Nobody else on this thread works with it now.
+        if let Ok(mut life) = self.try_borrow_mut() {
+            life.pass();
+        }
     }
 }
 
@@ -404,7 +458,7 @@ mod tests {
         };
         let mut timed = |room: usize, session: &mut Session| {
             let mut socket = Socket::new(Room(room), Incoming::new(limits, BytesMut::new()));
-            let mut cx = Context::from_waker(std::task::Waker::noop());
+            let mut cx = Context::from_waker(Waker::noop());
             let flow = write(&mut cx, &mut socket, &mut outbox, session, &mut todo);
             (flow, session.deadline() <= now() + LIMIT)
         };

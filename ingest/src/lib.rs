@@ -3,7 +3,7 @@
 //! ```text
 //!   client ─GET /push─▶ gateway ─▶ auth ─▶ opening ─▶ log: `opened` ─▶ store ─▶ the 101
 //!                                             │ registers
-//!   pusher ─POST /internal/push─▶ push ─▶ applied ─▶ registry ─mailbox─▶ connection (THE loop) ◀─▶ session (pure)
+//!   pusher ─POST /internal/push─▶ push ─▶ applied ─▶ registry ─mailbox─▶ worker ─▶ connection (THE loop) ◀─▶ session (pure)
 //!   the 101 ─▶ takeover: the connection is no more HTTP's ─▶ socket ──────────┘
 //!                                                                │  send, publish ─▶ log ─▶ ack
 //!   edges topic ◀─▶ lifecycle ◀─▶ lease (pure) ─ standing ─▶ everything above
@@ -48,6 +48,7 @@ mod subscription;
 mod takeover;
 mod telemetry;
 mod watchlist;
+mod worker;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -1,11 +1,11 @@
 //! Holds what waits for one socket: the one bounded queue between pushes and a socket.
 //!
-//! It allocates nothing while it is empty. Pushes have some patience with one that is more than half
+//! It allocates nothing while it holds one frame or none. Pushes have some patience with one that is more than half
 //! full, so that a burst does not close clients that read; who still overflows it is closed.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
 use std::time::Duration;
 
 use schemas::push::Devices;
@@ -13,9 +13,7 @@ use schemas::{CloseCode, ConnectionId, Millis, UserId};
 
 use crate::deflate::Window;
 use crate::frame::Frame;
-
-/// The room for frames that an emptied queue keeps.
-const KEPT_FRAMES: usize = 4;
+use crate::worker::{Calls, Seat};
 
 /// How much may wait for one socket.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +41,10 @@ pub struct Mailbox {
 
 #[derive(Debug, Default)]
 struct Queue {
-    frames: VecDeque<Frame>,
+    /// The oldest frame: most often, the only one.
+    first: Option<Frame>,
+    /// Those after it.
+    more: VecDeque<Frame>,
     bytes: usize,
     /// How long pushes have waited since the queue was last half empty.
     waited: Duration,
@@ -51,12 +52,14 @@ struct Queue {
     closing: Option<CloseCode>,
     /// Whether the socket is gone.
     over: bool,
-    /// The socket's task, and what it is to be woken for.
-    waker: Option<Waker>,
+    /// Where the socket is served, and what it is to be called for.
+    seat: Option<Seat>,
     awaits: Awaits,
+    /// Whether it was called and has not heard it yet.
+    called: bool,
 }
 
-/// What a socket's task is to be woken for.
+/// What a socket is to be called for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Awaits {
     #[default]
@@ -67,7 +70,7 @@ enum Awaits {
     Frames,
 }
 
-/// What the edge wants of a socket's task.
+/// What the edge wants of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Asked {
     /// To close.
@@ -91,6 +94,8 @@ pub struct Delivered {
     pub crowded: Vec<Arc<Mailbox>>,
     /// Which they were, and which were named and not there; if that is to be known.
     pub devices: Option<Devices>,
+    /// Whom to serve: it is done at last when this is dropped.
+    pub(crate) calls: Calls,
 }
 
 impl Delivered {
@@ -119,17 +124,34 @@ impl Delivered {
 }
 
 impl Queue {
-    fn wake(&mut self, least: Awaits) {
-        if self.awaits == Awaits::Frames || self.awaits == least {
-            self.awaits = Awaits::Nothing;
-            if let Some(waker) = &self.waker {
-                waker.wake_by_ref();
-            }
+    /// Where the socket is to be called, if it awaits at least that. Nobody is called twice at a time.
+    fn call(&mut self, least: Awaits) -> Option<&Seat> {
+        if self.awaits != Awaits::Frames && self.awaits != least {
+            return None;
+        }
+        self.awaits = Awaits::Nothing;
+        let called = std::mem::replace(&mut self.called, true);
+        self.seat.as_ref().filter(|_| !called)
+    }
+
+    fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.more.len()
+    }
+
+    fn push(&mut self, frame: Frame) {
+        if self.first.is_none() && self.more.is_empty() {
+            self.first = Some(frame);
+        } else {
+            self.more.push_back(frame);
         }
     }
 
+    fn pop(&mut self) -> Option<Frame> {
+        self.first.take().or_else(|| self.more.pop_front())
+    }
+
     fn is_crowded(&self, limits: &MailboxLimits) -> bool {
-        self.frames.len() > limits.frames / 2 || self.bytes > limits.bytes / 2
+        self.len() > limits.frames / 2 || self.bytes > limits.bytes / 2
     }
 
     const fn takes(&self) -> bool {
@@ -143,7 +165,9 @@ impl Queue {
     fn close(&mut self, code: CloseCode) -> bool {
         let first = self.closing.is_none();
         self.closing.get_or_insert(code);
-        self.wake(Awaits::Close);
+        if let Some(seat) = self.call(Awaits::Close) {
+            seat.call();
+        }
         first
     }
 }
@@ -172,16 +196,18 @@ impl Mailbox {
         if !queue.takes() {
             return;
         }
-        let (count, bytes) = (queue.frames.len(), queue.bytes.saturating_add(frame.len()));
+        let (count, bytes) = (queue.len(), queue.bytes.saturating_add(frame.len()));
         // A frame over the limit by itself still goes into an empty queue.
         if count > 0 && (count >= self.limits.frames || bytes > self.limits.bytes) {
             queue.close(CloseCode::TOO_FAST_OR_SLOW);
             delivered.overflowed(&self.connection_id);
             return;
         }
-        queue.frames.push_back(frame.clone());
+        queue.push(frame.clone());
         queue.bytes = bytes;
-        queue.wake(Awaits::Frames);
+        if let Some(seat) = queue.call(Awaits::Frames) {
+            delivered.calls.add(seat);
+        }
         delivered.queued(&self.connection_id);
         if queue.needs_time(&self.limits) {
             delivered.crowded.push(Arc::clone(self));
@@ -231,7 +257,7 @@ impl Inbox {
     pub(crate) fn take(&mut self, batch: &mut VecDeque<Frame>, most: usize) {
         let mut queue = self.0.queue();
         while batch.len() < most
-            && let Some(frame) = queue.frames.pop_front()
+            && let Some(frame) = queue.pop()
         {
             queue.bytes -= frame.len();
             batch.push_back(frame);
@@ -239,23 +265,30 @@ impl Inbox {
         if !queue.is_crowded(&self.0.limits) {
             queue.waited = Duration::ZERO;
         }
-        if queue.frames.is_empty() && queue.frames.capacity() > KEPT_FRAMES {
-            queue.frames = VecDeque::new();
+        if queue.more.is_empty() && queue.more.capacity() > 0 {
+            queue.more = VecDeque::new();
         }
     }
 
-    /// Waits for the order to close, and for frames if the socket has room.
-    pub(crate) fn poll_asked(&mut self, cx: &mut Context<'_>, room: bool) -> Poll<Asked> {
+    /// Has the socket called at that seat from now on.
+    pub(crate) fn sit(&self, seat: Seat) {
+        self.0.queue().seat = Some(seat);
+    }
+
+    /// Hears a call: the next one is for what comes from now on.
+    pub(crate) fn hear(&self) {
+        self.0.queue().called = false;
+    }
+
+    /// Says what is asked for already, or has the seat called: for the order to close, and for frames if
+    /// the socket has room.
+    pub(crate) fn poll_asked(&self, room: bool) -> Poll<Asked> {
         let mut queue = self.0.queue();
         if let Some(code) = queue.closing {
             return Poll::Ready(Asked::Close(code));
         }
-        if room && !queue.frames.is_empty() {
+        if room && queue.len() > 0 {
             return Poll::Ready(Asked::Frames);
-        }
-        match &mut queue.waker {
-            Some(waker) => waker.clone_from(cx.waker()),
-            none => *none = Some(cx.waker().clone()),
         }
         queue.awaits = if room { Awaits::Frames } else { Awaits::Close };
         Poll::Pending
@@ -272,7 +305,11 @@ impl Drop for Inbox {
         let mut queue = self.0.queue();
         queue.over = true;
         queue.awaits = Awaits::Nothing;
-        let left = (queue.waker.take(), std::mem::take(&mut queue.frames));
+        let left = (
+            queue.seat.take(),
+            queue.first.take(),
+            std::mem::take(&mut queue.more),
+        );
         drop(queue);
         drop(left);
     }

@@ -151,8 +151,9 @@ impl Index {
             return;
         };
         if watched.known.change(change) {
+            let mut delivered = Delivered::default();
             for holder in watched.holders.iter().filter(|holder| holder.told) {
-                holder.mailbox.deliver(told, &mut Delivered::default());
+                holder.mailbox.deliver(told, &mut delivered);
             }
         }
     }
