@@ -215,7 +215,6 @@ mod tests {
     use std::cell::Cell;
     use std::collections::VecDeque;
     use std::rc::Rc;
-    use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
     use std::time::Duration;
 
@@ -301,69 +300,59 @@ mod tests {
         }
     }
 
+    const SENDERS: usize = 3;
+    const SOCKETS: u64 = 100;
+    const FRAMES: usize = 300;
+
+    /// What the sockets of one thread got, once each has all.
+    async fn collect(registry: &Registry, thread: u64) -> Vec<Vec<String>> {
+        let numbers = thread * SOCKETS..(thread + 1) * SOCKETS;
+        let sockets: Vec<_> = numbers.map(|number| sit(registry, number)).collect();
+        let whole = |sink: &Sink| sink.got.borrow().len() == SENDERS * FRAMES;
+        until(|| sockets.iter().all(|(sink, _)| whole(sink))).await;
+        let text = |frame: &Frame| frame.read_text().unwrap().to_string();
+        let texts = |sink: &Sink| sink.got.borrow().iter().map(text).collect();
+        sockets.iter().map(|(sink, _)| texts(sink)).collect()
+    }
+
+    fn send(registry: &Registry, sender: usize) {
+        for n in 0..FRAMES {
+            let frame = Frame::text(&format!("{sender} {n}"));
+            let delivered = registry.deliver(&Target::default(), &frame);
+            assert_eq!(u64::from(delivered.queued), 2 * SOCKETS);
+        }
+    }
+
     /// Whatever the threads do meanwhile, no frame stays where it is, and those of one sender come in its
     /// order.
     #[test]
     fn no_call_is_lost() {
-        const SENDERS: usize = 3;
-        const SOCKETS: u64 = 100;
-        const FRAMES: usize = 300;
-        let (registry, over) = (registry(), AtomicBool::new(false));
-        thread::scope(|scope| {
-            let workers: Vec<_> = (0..2)
-                .map(|half| {
-                    let (registry, over) = (&registry, &over);
-                    scope.spawn(move || {
-                        worker(async {
-                            let sockets = half * SOCKETS..(half + 1) * SOCKETS;
-                            let sockets: Vec<_> = sockets.map(|n| sit(registry, n)).collect();
-                            let whole = |sink: &Sink| sink.got.borrow().len() == SENDERS * FRAMES;
-                            until(|| sockets.iter().all(|(sink, _)| whole(sink))).await;
-                            over.store(true, Ordering::Relaxed);
-                            let texts = |sink: &Sink| -> Vec<String> {
-                                let got = sink.got.borrow();
-                                got.iter()
-                                    .map(|f| f.read_text().unwrap().to_string())
-                                    .collect()
-                            };
-                            sockets
-                                .iter()
-                                .map(|(sink, _)| texts(sink))
-                                .collect::<Vec<_>>()
-                        })
-                    })
-                })
-                .collect();
-            while registry.len() < 2 * usize::try_from(SOCKETS).unwrap() {
+        let registry = &registry();
+        let got: Vec<_> = thread::scope(|scope| {
+            let workers =
+                [0, 1].map(|thread| scope.spawn(move || worker(collect(registry, thread))));
+            while registry.len() as u64 != 2 * SOCKETS {
                 assert!(workers.iter().all(|worker| !worker.is_finished()));
                 thread::yield_now();
             }
             for sender in 0..SENDERS {
-                let registry = &registry;
-                scope.spawn(move || {
-                    for n in 0..FRAMES {
-                        let frame = Frame::text(&format!("{sender} {n}"));
-                        let delivered = registry.deliver(&Target::default(), &frame);
-                        assert_eq!(delivered.queued, 2 * u32::try_from(SOCKETS).unwrap());
-                    }
-                });
+                scope.spawn(move || send(registry, sender));
             }
-            for got in workers
-                .into_iter()
-                .flat_map(|worker| worker.join().unwrap())
-            {
-                for sender in 0..SENDERS {
-                    let of = format!("{sender} ");
-                    let of: Vec<_> = got
-                        .iter()
-                        .filter_map(|text| text.strip_prefix(&of))
-                        .collect();
-                    let sent: Vec<_> = (0..FRAMES).map(|n| n.to_string()).collect();
-                    assert_eq!(of, sent);
-                }
-            }
+            let got = workers.map(|worker| worker.join().unwrap());
+            got.into_iter().flatten().collect()
         });
-        assert!(over.into_inner());
+        let sent: Vec<_> = (0..FRAMES).map(|n| n.to_string()).collect();
+        for (got, sender) in got
+            .iter()
+            .flat_map(|got| (0..SENDERS).map(move |s| (got, s)))
+        {
+            let of = format!("{sender} ");
+            let of: Vec<_> = got
+                .iter()
+                .filter_map(|text| text.strip_prefix(&of))
+                .collect();
+            assert_eq!(of, sent);
+        }
     }
 
     #[test]
