@@ -269,7 +269,7 @@ mod tests {
     /// A socket on this thread, which waits for frames.
     fn sit(registry: &Registry, number: u64) -> (Rc<Sink>, Seated) {
         let user = "a".parse().unwrap();
-        let inbox = registry.register(&user, &id(number), Millis(0), usize::MAX);
+        let inbox = registry.register(&user, &id(number), Millis(0), usize::MAX, None);
         let sink = Rc::new(Sink {
             inbox: RefCell::new(inbox.unwrap()),
             got: RefCell::default(),
