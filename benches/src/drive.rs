@@ -21,8 +21,26 @@ use crate::report::short;
 /// Requests under way at a time.
 const REQUESTS: usize = 64;
 
+/// How peers are driven, for those who read the help.
+const EXAMPLES: &str = "\
+Start the server, and tell its process to see what it costs. `{n}` is the socket's number, `{payload}` what is
+delivered, which says when it was due. So a server of the npm package `ws`:
+
+    npm install --prefix /tmp/ws ws && cp benches/peers/ws.mjs /tmp/ws && node /tmp/ws/ws.mjs 9000 & PEER=$!
+    benches drive --pid $PEER --url 'ws://127.0.0.1:9000/push/{n}' \\
+        --publish-url http://127.0.0.1:9000/publish --publish-body '{payload}' --broadcast --rate 2 --count 12
+    benches drive --pid $PEER --url 'ws://127.0.0.1:9000/push/{n}' \\
+        --publish-url 'http://127.0.0.1:9000/publish/{n}' --publish-body '{payload}' --rate 2000 --count 12000
+
+and one with frames to be sent first, that reads Kafka:
+
+    benches drive --pid $PEER --url ws://127.0.0.1:8000/connection/websocket \\
+        --subscribe '{\"id\":1,\"connect\":{}}' --subscribe '{\"id\":2,\"subscribe\":{\"channel\":\"user{n}\"}}' \\
+        --publish-kafka 127.0.0.1:9092 --publish-topic pushes --publish-body '{\"method\":\"publish\",\"payload\":{\"channel\":\"user{n}\",\"data\":{payload}}}' --rate 5000";
+
 /// What to drive, and how. `{n}` in a template is the socket's number, `{payload}` the payload.
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
     /// The socket, such as `ws://127.0.0.1:8000/connection/websocket`. No TLS; a host's address, no name.
     #[arg(long)]
@@ -36,7 +54,7 @@ pub(crate) struct Args {
     /// A text frame that each socket sends first; may be repeated.
     #[arg(long, value_name = "TEMPLATE")]
     subscribe: Vec<String>,
-    /// Where payloads are sent by POST.
+    /// Where payloads are sent by POST; a template.
     #[arg(long, value_name = "URL", conflicts_with = "publish_kafka")]
     publish_url: Option<String>,
     /// A header of these requests, as NAME:VALUE; may be repeated.
@@ -136,10 +154,11 @@ fn publisher(args: &Args) -> anyhow::Result<Option<Box<dyn Publish>>> {
     let Some(body) = &args.publish_body else {
         return Ok(None);
     };
-    let templates = Templates {
-        for_all: body.clone(),
-        for_one: body.clone(),
+    let same = |template: &str| Templates {
+        for_all: template.to_owned(),
+        for_one: template.to_owned(),
     };
+    let templates = same(body);
     if let (Some(kafka), Some(topic)) = (&args.publish_kafka, &args.publish_topic) {
         let records = Records::new(kafka, topic.clone(), templates)?;
         return Ok(Some(Box::new(records)));
@@ -156,7 +175,7 @@ fn publisher(args: &Args) -> anyhow::Result<Option<Box<dyn Publish>>> {
         client: reqwest::Client::builder()
             .default_headers(headers)
             .build()?,
-        url: args.publish_url.clone().context("where to publish")?,
+        urls: same(args.publish_url.as_deref().context("where to publish")?),
         templates,
         permits: Arc::new(Semaphore::new(REQUESTS)),
     })))
@@ -165,7 +184,7 @@ fn publisher(args: &Args) -> anyhow::Result<Option<Box<dyn Publish>>> {
 /// One POST for each payload, some at a time.
 struct Requests {
     client: reqwest::Client,
-    url: String,
+    urls: Templates,
     templates: Templates,
     permits: Arc<Semaphore>,
 }
@@ -174,7 +193,7 @@ impl Publish for Requests {
     fn publish(&mut self, whom: Whom, payload: &str) -> anyhow::Result<()> {
         let body = self.templates.fill(whom, payload);
         let permit = Handle::current().block_on(Arc::clone(&self.permits).acquire_owned())?;
-        let request = self.client.post(&self.url).body(body);
+        let request = self.client.post(self.urls.fill(whom, "")).body(body);
         tokio::spawn(async move {
             let answer = request.send().await;
             if let Err(error) = answer.and_then(reqwest::Response::error_for_status) {

@@ -47,7 +47,7 @@ const THREAD_KINDS: &[(&str, &str)] = &[
     ("sumu", "the main thread"),
 ];
 
-/// What the kernel does, by parts of its functions' names; the first that is found counts.
+/// What the kernel does, by how words in its functions' names begin; the first that is found counts.
 const KERNEL: &[(&str, &[&str])] = &[
     (
         "kernel: epoll and event descriptors",
@@ -57,6 +57,7 @@ const KERNEL: &[(&str, &[&str])] = &[
         "kernel: waking and switching threads, timers",
         &[
             "futex",
+            "hrtimer",
             "sched",
             "wake",
             "switch",
@@ -88,17 +89,16 @@ const KERNEL: &[(&str, &[&str])] = &[
             "ipv4",
         ],
     ),
-    (
-        "kernel: files",
-        &["ext4", "vfs", "file", "fget", "fput", "fdget", "_iter"],
-    ),
+    ("kernel: files", &["ext4", "xfs", "jbd2", "filemap"]),
     (
         "kernel: copying",
         &["copy", "memcpy", "memset", "clear_page"],
     ),
     (
         "kernel: memory",
-        &["page", "alloc", "kfree", "slab", "slub", "mem", "fault"],
+        &[
+            "page", "alloc", "kmalloc", "kmem", "kfree", "slab", "mem", "fault",
+        ],
     ),
 ];
 
@@ -155,7 +155,8 @@ pub(super) fn write(title: &str, cost: &Cost, rows: &[Row]) -> String {
     };
     let _infallible = writeln!(
         text,
-        "{all} samples in {} s, {} a second of each running thread, by the CPU's clock.",
+        "{all} samples in {} s, {} a second of each running thread, by the CPU's clock: what the kernel does while it \
+         takes no interrupts falls to where it takes them again, such as `finish_task_switch`.",
         cost.lasts.as_secs(),
         cost.rate
     );
@@ -229,7 +230,7 @@ fn thread(name: &str) -> String {
 fn object(name: &str) -> &str {
     match name {
         "[kernel.kallsyms]" | "[kernel]" => "kernel",
-        "sumu" => "sumu, librdkafka in it",
+        name if name.starts_with("sumu") => "sumu, librdkafka in it",
         name if name.starts_with("libc") => "libc",
         _ => "other libraries",
     }
@@ -253,7 +254,7 @@ fn work(row: &Row) -> &'static str {
     let symbol = bare(&row.symbol);
     match object(&row.object) {
         "kernel" => {
-            let named = |(_, parts): &&(&str, &[&str])| parts.iter().any(|p| symbol.contains(p));
+            let named = |(_, parts): &&(&str, &[&str])| parts.iter().any(|p| has_word(symbol, p));
             let found = KERNEL.iter().find(named);
             found.map_or(
                 "kernel: calls' entry and exit, and the rest",
@@ -276,6 +277,12 @@ fn work(row: &Row) -> &'static str {
         }
         _ => of_crate(symbol).unwrap_or("the rest of sumu: std and small crates"),
     }
+}
+
+/// Whether a word of a name that is joined by `_` begins so.
+fn has_word(name: &str, start: &str) -> bool {
+    let mut found = name.match_indices(start).map(|(at, _)| at);
+    found.any(|at| at == 0 || name.as_bytes().get(at - 1) == Some(&b'_'))
 }
 
 /// By the first crate named in a symbol that is known.
@@ -336,6 +343,12 @@ mod tests {
         }
         let idle = write("nothing", &Cost { units: 0, ..cost }, &rows);
         assert!(idle.contains("| kernel | 60.0 % | 30.00 |"), "{idle}");
+    }
+
+    #[test]
+    fn a_word_of_a_kernel_function_is_whole_at_its_beginning() {
+        assert!(has_word("__tcp_transmit_skb", "tcp") && has_word("sk_wait", "sk_"));
+        assert!(!has_word("task_tick", "sk_") && !has_word("skip_it", "ip_"));
     }
 
     #[test]
