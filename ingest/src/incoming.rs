@@ -29,7 +29,8 @@ pub(crate) struct MessageLimits {
 #[derive(Debug)]
 pub(crate) struct Incoming {
     codec: Codec,
-    limits: MessageLimits,
+    max_bytes: usize,
+    max_fragments: u32,
     /// Whether compressed messages may come.
     inflates: bool,
     bytes: BytesMut,
@@ -52,7 +53,8 @@ impl Incoming {
     pub(crate) fn new(limits: MessageLimits, bytes: BytesMut) -> Self {
         Self {
             codec: Codec::new().max_size(limits.bytes),
-            limits,
+            max_bytes: limits.bytes,
+            max_fragments: limits.fragments,
             inflates: false,
             bytes,
             begun: None,
@@ -63,7 +65,7 @@ impl Incoming {
     /// Takes compressed messages, too, if that was agreed on.
     pub(crate) fn inflating(mut self, agreed: bool) -> Self {
         self.inflates = agreed;
-        self.codec = Codec::new().max_size(self.limits.payload(agreed));
+        self.codec = Codec::new().max_size(longest(self.max_bytes, agreed));
         self
     }
 
@@ -129,7 +131,7 @@ impl Incoming {
         }
         let follows = code == 0 && self.begun.as_ref().is_some_and(|begun| begun.compressed);
         let length = usize::try_from(length).map_err(|_too_long| Loss::TooBig)?;
-        if length > self.limits.payload(compressed || follows) {
+        if length > longest(self.max_bytes, compressed || follows) {
             return Err(Loss::TooBig);
         }
         let mask = 4;
@@ -150,7 +152,7 @@ impl Incoming {
     /// A message of which all has come.
     fn message(&self, text: bool, compressed: bool, mut bytes: Bytes) -> Result<Input, Loss> {
         if compressed {
-            bytes = inflate(&bytes, self.limits.bytes)?;
+            bytes = inflate(&bytes, self.max_bytes)?;
         }
         if !text {
             return Ok(Input::Binary(bytes));
@@ -172,8 +174,8 @@ impl Incoming {
         };
         begun.fragments = begun.fragments.saturating_add(1);
         let length = begun.bytes.len() + bytes.len();
-        let most = self.limits.payload(begun.compressed);
-        if begun.fragments > self.limits.fragments || length > most {
+        let most = longest(self.max_bytes, begun.compressed);
+        if begun.fragments > self.max_fragments || length > most {
             return Err(Loss::TooBig);
         }
         begun.bytes.extend_from_slice(&bytes);
@@ -218,14 +220,12 @@ fn announced(length: u8, rest: &[u8]) -> Option<(u64, usize)> {
     Some((length, extended))
 }
 
-impl MessageLimits {
-    /// The longest payload of a message. One that does not shrink grows by a little: by an eighth, if it is
-    /// compressed in the worst of ways.
-    const fn payload(&self, compressed: bool) -> usize {
-        match compressed {
-            true => self.bytes.saturating_add(self.bytes / 8 + 64),
-            false => self.bytes,
-        }
+/// The longest payload of a message of `max` bytes. One that does not shrink grows by a little: by an eighth,
+/// if it is compressed in the worst of ways.
+const fn longest(max: usize, compressed: bool) -> usize {
+    match compressed {
+        true => max.saturating_add(max / 8 + 64),
+        false => max,
     }
 }
 
@@ -303,7 +303,7 @@ mod tests {
                     Err(loss) => return (inputs, Some(loss)),
                 }
             }
-            assert!(incoming.bytes.capacity() <= 2 * (limits.payload(inflates) + 14 + cut));
+            assert!(incoming.bytes.capacity() <= 2 * (longest(max, inflates) + 14 + cut));
         }
         assert_eq!(incoming.bytes.capacity() == 0, incoming.bytes.is_empty());
         (inputs, None)
@@ -377,6 +377,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
         /// Compressed messages come as they were, among others, in however many fragments and however
         /// the bytes are cut; the first that is too long ends them.
         #[test]
