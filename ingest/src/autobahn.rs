@@ -112,7 +112,7 @@ impl Verdict {
 /// Sends every message of a client back, until the session ends.
 async fn echo(mut io: TcpStream) {
     let (early, window) = upgrade(&mut io).await;
-    let incoming = Incoming::new(LIMITS, early).inflating(window.is_some());
+    let incoming = Incoming::new(LIMITS, &early).inflating(window.is_some());
     let compression = Compression {
         min_bytes: 0,
         max_bytes: usize::MAX,

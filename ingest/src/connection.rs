@@ -371,7 +371,6 @@ mod tests {
     use std::collections::HashMap;
     use std::time::Duration;
 
-    use bytes::BytesMut;
     use tokio::io::ReadBuf;
 
     use super::*;
@@ -457,7 +456,7 @@ mod tests {
             fragments: 1,
         };
         let mut timed = |room: usize, session: &mut Session| {
-            let mut socket = Socket::new(Room(room), Incoming::new(limits, BytesMut::new()));
+            let mut socket = Socket::new(Room(room), Incoming::new(limits, &[]));
             let mut cx = Context::from_waker(Waker::noop());
             let flow = write(&mut cx, &mut socket, &mut outbox, session, &mut todo);
             (flow, session.deadline() <= now() + LIMIT)

@@ -49,14 +49,14 @@ struct Begun {
 }
 
 impl Incoming {
-    /// Nothing has come yet but `bytes`.
-    pub(crate) fn new(limits: MessageLimits, bytes: BytesMut) -> Self {
+    /// Nothing has come yet but `early`. It is copied: most often it is nothing, in a buffer of HTTP's.
+    pub(crate) fn new(limits: MessageLimits, early: &[u8]) -> Self {
         Self {
             codec: Codec::new().max_size(limits.bytes),
             max_bytes: limits.bytes,
             max_fragments: limits.fragments,
             inflates: false,
-            bytes,
+            bytes: BytesMut::from(early),
             begun: None,
             closed: false,
         }
@@ -292,7 +292,7 @@ mod tests {
             bytes: max,
             fragments: 1024,
         };
-        let mut incoming = Incoming::new(limits, BytesMut::new()).inflating(inflates);
+        let mut incoming = Incoming::new(limits, &[]).inflating(inflates);
         let mut inputs = vec![];
         for chunk in bytes.chunks(cut) {
             incoming.take(chunk);

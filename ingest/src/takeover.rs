@@ -44,7 +44,7 @@ where
         tracing::debug!(%error, "a client left before it was answered");
         return;
     }
-    let mut parts = framed.into_parts();
+    let parts = framed.into_parts();
     match begin {
         Some(Begin {
             edge,
@@ -52,7 +52,7 @@ where
             session,
         }) => {
             // What the client sent without waiting for the answer.
-            let early = std::mem::take(&mut parts.read_buf);
+            let early = &parts.read_buf;
             let limits = edge.config.limits.message();
             let inflates = opened.inbox.mailbox().window.is_some();
             let incoming = Incoming::new(limits, early).inflating(inflates);
