@@ -1,5 +1,7 @@
 //! Connects by kind of token: what the edge alone uses, with the log and the store beside it.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 use jsonwebtoken::{Algorithm, EncodingKey};
 
@@ -8,7 +10,7 @@ use crate::load::Load;
 use crate::measure::Measured;
 use crate::report::Report;
 use crate::scenarios::Size;
-use crate::target::{SECRET, Setup, path_signed};
+use crate::target::{SECRET, Setup, Target, path_signed};
 
 macro_rules! pem {
     ($name:literal) => {
@@ -45,7 +47,7 @@ pub(super) async fn run(args: &RunArgs, size: &Size, report: &mut Report) -> any
             .await
             .with_context(|| format!("{algorithm:?}"))?;
         // What is folded and stored late belongs to it.
-        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
         let of_edge = measured.target.usage_of("edge-1")? - of_edge;
         let of_all = measured.target.usage()? - of_all;
         let scenario = format!("connect, {algorithm:?}");
@@ -53,9 +55,26 @@ pub(super) async fn run(args: &RunArgs, size: &Size, report: &mut Report) -> any
         measured.note_cpu(&scenario, "CPU of the edge", of_edge, each);
         measured.note_cpu(&scenario, "CPU of edge and presence", of_all, each);
         drop(load);
-        // Their ends are logged before the next are counted.
-        tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+        quiet(&measured.target).await?;
     }
     measured.finish().await;
+    Ok(())
+}
+
+/// Waits until the ends of sockets are logged and stored, for a minute at most: they would be counted with
+/// the next ones.
+async fn quiet(target: &Target) -> anyhow::Result<()> {
+    const LOOK: Duration = Duration::from_secs(1);
+    let mut quiet = 0;
+    for _ in 0..60 {
+        let before = target.usage()?;
+        tokio::time::sleep(LOOK).await;
+        let used = target.usage()? - before;
+        quiet = if used.cpu() < LOOK / 10 { quiet + 1 } else { 0 };
+        if quiet == 3 {
+            return Ok(());
+        }
+    }
+    eprintln!("the ends of sockets are counted with the next ones");
     Ok(())
 }
