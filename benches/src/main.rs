@@ -80,7 +80,8 @@ pub(crate) struct RunArgs {
     /// Sockets held open, where a scenario has no number of its own.
     #[arg(long, default_value_t = 10_000)]
     sockets: usize,
-    /// Runs of each scenario; the table shows minimum, median and maximum [default: 3, or 1 with --quick].
+    /// Runs of each scenario; the table shows minimum, median and maximum [default: 3, but 1 of the long edges and
+    /// growth, and with --quick].
     #[arg(long)]
     runs: Option<usize>,
     /// One run of each, and shorter ones: to see that it works, not to publish.
@@ -101,8 +102,10 @@ pub(crate) struct RunArgs {
 }
 
 impl RunArgs {
-    fn runs(&self) -> usize {
-        self.runs.unwrap_or(if self.quick { 1 } else { 3 }).max(1)
+    fn runs(&self, scenario: Scenario) -> usize {
+        let long = matches!(scenario, Scenario::Edges | Scenario::Growth);
+        let usual = if self.quick || long { 1 } else { 3 };
+        self.runs.unwrap_or(usual).max(1)
     }
 
     /// `sumu dev`: without the broker in it, if there is Kafka.

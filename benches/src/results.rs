@@ -67,7 +67,7 @@ fn text(outcome: &Outcome) -> String {
         some => format!("\nFailed: {}.\n", some.join("; ")),
     };
     format!(
-        "{title}; {machine}; {sockets} sockets where nothing else is said, {runs} runs.\n{failed}\n{}\n{}",
+        "{title}; {machine}; {sockets} sockets where nothing else is said, at most {runs} runs of each.\n{failed}\n{}\n{}",
         goals::table(goals),
         report.table()
     )

@@ -108,7 +108,7 @@ pub(crate) async fn run(args: &RunArgs) -> anyhow::Result<()> {
         &args.scenarios
     };
     for scenario in scenarios {
-        for run in 1..=args.runs() {
+        for run in 1..=args.runs(*scenario) {
             eprintln!("{scenario:?}, run {run}");
             if let Err(error) = one(*scenario, args, &size, &mut report).await {
                 // The others' figures count all the same; the command fails in the end.
@@ -123,7 +123,7 @@ pub(crate) async fn run(args: &RunArgs) -> anyhow::Result<()> {
         title: args.title.clone(),
         machine: process::machine(),
         sockets: size.sockets,
-        runs: args.runs(),
+        runs: (scenarios.iter().map(|scenario| args.runs(*scenario)).max()).unwrap_or(0),
         goals: goals::check(&report),
         report,
         failures,
