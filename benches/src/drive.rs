@@ -26,17 +26,23 @@ const EXAMPLES: &str = "\
 Start the server, and tell its process to see what it costs. `{n}` is the socket's number, `{payload}` what is
 delivered, which says when it was due. So a server of the npm package `ws`:
 
-    npm install --prefix /tmp/ws ws && cp benches/peers/ws.mjs /tmp/ws && node /tmp/ws/ws.mjs 9000 & PEER=$!
+    npm install --prefix /tmp/ws ws && cp benches/peers/ws.mjs /tmp/ws
+    node /tmp/ws/ws.mjs 9000 & PEER=$!
     benches drive --pid $PEER --url 'ws://127.0.0.1:9000/push/{n}' \\
         --publish-url http://127.0.0.1:9000/publish --publish-body '{payload}' --broadcast --rate 2 --count 12
     benches drive --pid $PEER --url 'ws://127.0.0.1:9000/push/{n}' \\
         --publish-url 'http://127.0.0.1:9000/publish/{n}' --publish-body '{payload}' --rate 2000 --count 12000
 
-and one with frames to be sent first, that reads Kafka:
+Centrifugo, whose sockets say first what they want to hear:
 
+    go install github.com/centrifugal/centrifugo/v6@v6.9.1
+    centrifugo -c benches/peers/centrifugo.json & PEER=$!
     benches drive --pid $PEER --url ws://127.0.0.1:8000/connection/websocket \\
         --subscribe '{\"id\":1,\"connect\":{}}' --subscribe '{\"id\":2,\"subscribe\":{\"channel\":\"user{n}\"}}' \\
-        --publish-kafka 127.0.0.1:9092 --publish-topic pushes --publish-body '{\"method\":\"publish\",\"payload\":{\"channel\":\"user{n}\",\"data\":{payload}}}' --rate 5000";
+        --publish-url http://127.0.0.1:8000/api/publish \\
+        --publish-body '{\"channel\":\"user{n}\",\"data\":{payload}}' --rate 2000 --count 12000
+
+A server that reads Kafka gets records with --publish-kafka and --publish-topic in place of --publish-url.";
 
 /// What to drive, and how. `{n}` in a template is the socket's number, `{payload}` the payload.
 #[derive(Clone, Debug, clap::Args)]
