@@ -215,8 +215,9 @@ mod tests {
     use std::cell::Cell;
     use std::collections::VecDeque;
     use std::rc::Rc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::thread;
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use schemas::push::Target;
     use schemas::{CloseCode, ConnectionId, Epoch, Millis};
@@ -353,6 +354,33 @@ mod tests {
                 .collect();
             assert_eq!(of, sent);
         }
+    }
+
+    /// Each call finds its worker just going to wait: nothing comes after it to make up for a lost one.
+    #[test]
+    fn a_worker_that_goes_to_wait_hears_every_call() {
+        const CALLS: usize = 20_000;
+        // One more than was heard; 0 before the socket is there.
+        let (registry, heard) = (&registry(), &AtomicUsize::new(0));
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                worker(async {
+                    let (sink, _seated) = sit(registry, 1);
+                    while heard.load(Ordering::Acquire) <= CALLS {
+                        heard.store(1 + sink.got.borrow().len(), Ordering::Release);
+                        tokio::task::yield_now().await;
+                    }
+                });
+            });
+            let since = Instant::now();
+            for call in 0..CALLS {
+                while heard.load(Ordering::Acquire) <= call {
+                    assert!(since.elapsed() < LONG, "call {call} was lost");
+                    thread::yield_now();
+                }
+                registry.deliver(&Target::default(), &Frame::text("x"));
+            }
+        });
     }
 
     #[test]

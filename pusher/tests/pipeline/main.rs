@@ -264,9 +264,11 @@ async fn an_edge_that_takes_no_pushes_is_declared_ended_and_settles() {
     cluster.heartbeat(&one).await;
     until("it is declared ended", || ended() == cause).await;
     assert_eq!(edges.with(|members| members.live().count()), 1);
-    // Nothing waits for it any more.
+    // The next one is planned by a pusher that has read so, too: nothing waits for that edge any more.
+    cluster.notify(0, r#"{"data":1}"#).await;
+    until("bob is told the next", || two.texts(&bob).len() == 2).await;
     pusher.stop().await;
-    cluster.until_committed(&[1]).await;
+    cluster.until_committed(&[2]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
