@@ -160,9 +160,12 @@ impl Ledger {
 
     /// A notification is settled: its receipt is complete.
     pub fn settled(&mut self, offset: i64) {
-        let Some(entry) = self.open.remove(&offset) else {
+        let Some(mut entry) = self.open.remove(&offset) else {
             return;
         };
+        if entry.outcome == Outcome::Sent && entry.edges.values().all(AtEdge::had_nobody) {
+            entry.outcome = Outcome::NobodyThere;
+        }
         let parts = entry.parts(self.limits.record_bytes);
         self.unwritten.insert(offset, parts.len());
         for part in parts {
@@ -358,6 +361,11 @@ impl Entry {
 }
 
 impl AtEdge {
+    /// Whether it answered, and had none of those who were meant.
+    const fn had_nobody(&self) -> bool {
+        self.unanswered.is_none() && self.delivered == 0 && self.overflowed == 0
+    }
+
     fn told(fate: &Fate) -> Self {
         Self {
             delivered: fate.delivered,
