@@ -34,8 +34,7 @@ const STOP_SECONDS: u64 = 2;
 const DISCONNECT: Duration = Duration::from_secs(1);
 
 /// Connections to a listener that are neither sockets nor streams: requests, and sockets before their 101.
-/// With more, the next ones wait to be accepted. Each holds two buffers of 8 KiB, actix-http's: with 4096 of
-/// them, a burst of sockets left more memory behind than the sockets take.
+/// With more, the next ones wait to be accepted. Each holds two buffers of 8 KiB, actix-http's.
 const SPARE_CONNECTIONS: usize = 1024;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 4096;
