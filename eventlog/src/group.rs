@@ -140,7 +140,7 @@ impl GroupConsumer {
 
     async fn event(&mut self) -> Result<GroupEvent, KafkaError> {
         let consumer = Arc::clone(&self.consumer);
-        let mut stream = consumer.0.stream();
+        let mut stream = consumer.stream();
         let awake = self.log.config().session_timeout / 4;
         loop {
             // Polled now and then also when nothing comes: else a quiet topic looks like sleep.
@@ -210,9 +210,9 @@ impl GroupConsumer {
         }
         // The callback needs the lock.
         drop(shared);
-        self.consumer.0.unsubscribe();
+        self.consumer.unsubscribe();
         let topics: Vec<&str> = self.topics.iter().map(|topic| &**topic).collect();
-        log_failure("joining anew", self.consumer.0.subscribe(&topics));
+        log_failure("joining anew", self.consumer.subscribe(&topics));
     }
 
     /// Notes that the record was read; false if its partition is not started.
@@ -291,7 +291,7 @@ impl Group {
             self.log.config().request_timeout,
         );
         client::blocking(doing, move || {
-            let answer = consumer.0.committed_offsets(asked, within)?;
+            let answer = consumer.committed_offsets(asked, within)?;
             answer
                 .elements()
                 .iter()
@@ -360,7 +360,7 @@ impl Group {
             self.log.config().request_timeout,
         );
         client::blocking(doing, move || {
-            let sought = consumer.0.seek_partitions(target, within)?;
+            let sought = consumer.seek_partitions(target, within)?;
             sought
                 .elements()
                 .iter()
@@ -373,7 +373,7 @@ impl Group {
     pub fn pause(&self, partitions: &[TopicPartition]) {
         let owned = partitions.iter().filter(|partition| self.owns(partition));
         let paused = client::list(owned.map(|p| (p, Offset::Invalid)))
-            .and_then(|list| self.consumer.0.pause(&list));
+            .and_then(|list| self.consumer.pause(&list));
         log_failure("pausing", paused);
     }
 
@@ -387,7 +387,7 @@ impl Group {
         drop(shared);
         log_failure(
             "resuming",
-            list.and_then(|list| self.consumer.0.resume(&list)),
+            list.and_then(|list| self.consumer.resume(&list)),
         );
     }
 
@@ -401,7 +401,7 @@ impl Group {
         self.check_owned(&commits).map_err(LogError::NotOwner)?;
         let list = commit_list(&commits).map_err(|error| client::log_error(doing, &error))?;
         let consumer = Arc::clone(&self.consumer);
-        let work = move || Ok(consumer.0.commit(&list, CommitMode::Sync));
+        let work = move || Ok(consumer.commit(&list, CommitMode::Sync));
         match client::blocking(doing, work).await? {
             Ok(()) => Ok(()),
             Err(error) if client::is_not_owner(&error) => Err(LogError::NotOwner(
@@ -414,12 +414,12 @@ impl Group {
     /// Whether the partition is this member's, as far as it knows.
     #[must_use]
     pub fn owns(&self, partition: &TopicPartition) -> bool {
-        self.shared().owned.contains_key(partition) && !self.consumer.0.assignment_lost()
+        self.shared().owned.contains_key(partition) && !self.consumer.assignment_lost()
     }
 
     /// The generation that a transaction's offsets are fenced by; `None` before the first join.
     pub(crate) fn generation(&self) -> Option<ConsumerGroupMetadata> {
-        self.consumer.0.group_metadata()
+        self.consumer.group_metadata()
     }
 
     /// Those of the partitions that are not this member's.
@@ -437,7 +437,7 @@ impl Group {
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {
-        self.consumer.0.context().shared()
+        self.consumer.context().shared()
     }
 }
 

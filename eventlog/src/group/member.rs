@@ -1,13 +1,16 @@
 //! Makes the client behind a member of a group, and notices when it must be made anew.
 
+use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::thread;
 use std::time::Duration;
 
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{Consumer as _, StreamConsumer};
 use rdkafka::error::KafkaError;
+use rdkafka::groups::GroupInfo;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::Instant;
 
@@ -16,11 +19,54 @@ use crate::client::{self, Client};
 use crate::stranded::Suspicion;
 use crate::{Log, LogError};
 
-/// How long a suspected client may take to reach a broker.
+/// How long a broker may take to answer a client that is suspected, or that leaves.
 const PROBE: Duration = Duration::from_secs(2);
 
+/// How long a member that leaves waits before it looks again whether it may.
+const LEAVE_POLL: Duration = Duration::from_millis(20);
+
 /// A client that takes part in a group.
-pub(super) struct Member(pub(super) StreamConsumer<Moves>);
+pub(super) struct Member {
+    consumer: StreamConsumer<Moves>,
+    group: String,
+    /// How long the group may take to go on where another of its members has died.
+    patience: Duration,
+}
+
+impl Deref for Member {
+    type Target = StreamConsumer<Moves>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.consumer
+    }
+}
+
+/// Leaves before it closes. librdkafka's close forgets to leave where a cooperative member joins and owns
+/// nothing yet: it would stay a member until its session times out, and should the group begin anew
+/// just then, librdkafka 2.12 dies of it (its issue 5347). So the group settles first.
+impl Drop for Member {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "`Client` drops it on a thread that may block"
+    )]
+    fn drop(&mut self) {
+        let deadline = Instant::now() + self.patience;
+        while self.is_joining() && Instant::now() < deadline {
+            thread::sleep(LEAVE_POLL);
+        }
+        self.consumer.unsubscribe();
+    }
+}
+
+impl Member {
+    /// Whether it may be waiting to learn what it gets.
+    fn is_joining(&self) -> bool {
+        let owns = !self.context().shared().owned.is_empty();
+        let rebalancing = |group: &GroupInfo| group.state().ends_with("Rebalance");
+        let listed = || self.fetch_group_list(Some(&self.group), PROBE);
+        !owns && listed().is_ok_and(|listed| listed.groups().iter().any(rebalancing))
+    }
+}
 
 /// A client that joins a group.
 pub(super) fn joining(
@@ -34,7 +80,11 @@ pub(super) fn joining(
         StreamConsumer::from_config_and_context(&properties, Moves::new()).map_err(failed)?;
     let names: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
     consumer.subscribe(&names).map_err(failed)?;
-    Ok(Arc::new(Client::new(Member(consumer))))
+    Ok(Arc::new(Client::new(Member {
+        consumer,
+        group: group.to_owned(),
+        patience: log.config().session_timeout * 2,
+    })))
 }
 
 /// Suspects a member's client. One that is quiet is asked: joining anew for nothing would have the
@@ -75,7 +125,7 @@ impl Guard {
         let probe = self.probe.get_or_insert_with(|| {
             let (consumer, topic) = (Arc::clone(consumer), topic.cloned());
             spawn_blocking(move || {
-                let asked = consumer.0.fetch_metadata(topic.as_deref(), PROBE);
+                let asked = consumer.fetch_metadata(topic.as_deref(), PROBE);
                 asked.is_ok_and(|metadata| !metadata.brokers().is_empty())
             })
         });
@@ -90,6 +140,6 @@ impl Guard {
 
 impl std::fmt::Debug for Member {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.context().fmt(f)
+        self.consumer.context().fmt(f)
     }
 }

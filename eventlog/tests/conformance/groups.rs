@@ -9,8 +9,9 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::harness::{
     A_WHILE, PATIENCE, Server, assigned, created, event, fill, notifications, record, records,
-    sole_member, value,
+    sole_member, unique, value,
 };
+use crate::leader::SlowLeader;
 
 fn member(log: &Log) -> GroupConsumer {
     log.group("group", &[Arc::clone(&log.topics().notifications)])
@@ -351,4 +352,30 @@ pub(crate) async fn a_member_that_stops_polling_is_replaced(server: &Server) {
         partitions = assigned(&mut stuck) => assert!(!partitions.is_empty()),
         () = again => {}
     }
+}
+
+/// A member that ends between joining and learning what it got leaves as soon as it can: the others are
+/// not kept waiting until its session has timed out.
+pub(crate) async fn a_member_that_ends_as_it_joins_leaves(server: &Server) {
+    let log = server.log().await;
+    let name = unique("group.");
+    // Has the group's coordinator up.
+    sole_member(&log, &name).await.close().await;
+    let mut leader = SlowLeader::join(&server.brokers, &name).await;
+    let topics = [Arc::clone(&log.topics().notifications)];
+    let mut brief = log.group(&name, &topics).unwrap();
+    let joining = tokio::spawn(async move {
+        let early = timeout(A_WHILE, brief.next()).await;
+        (brief, early)
+    });
+    assert!(leader.rebalancing_within(PATIENCE).await, "nobody came");
+    assert_eq!(leader.join_again().await.members.len(), 2);
+    let (brief, early) = joining.await.unwrap();
+    assert!(early.is_err(), "{early:?}");
+    let closing = tokio::spawn(brief.close());
+    sleep(A_WHILE).await;
+    leader.hand_out().await;
+    let session = log.config().session_timeout;
+    assert!(leader.rebalancing_within(session / 2).await, "still in it");
+    closing.await.unwrap();
 }

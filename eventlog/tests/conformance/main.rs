@@ -16,6 +16,7 @@ mod fenced;
 mod groups;
 mod harness;
 mod layout;
+mod leader;
 mod lookups;
 mod sasl_ssl;
 mod scans;
@@ -61,6 +62,7 @@ cases! {
     groups::a_pause_loses_and_repeats_nothing,
     groups::batches_keep_their_limits,
     groups::a_member_that_stops_polling_is_replaced,
+    groups::a_member_that_ends_as_it_joins_leaves,
     layout::is_created_once_and_checked,
     layout::other_partition_counts_are_refused,
     layout::other_required_settings_are_refused,
