@@ -9,6 +9,7 @@ use std::time::Duration;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::{ClientConfig, ClientContext, Offset, TopicPartitionList};
+use tokio::sync::oneshot;
 
 use crate::{AppendError, Config, LogError, TopicPartition, scan};
 
@@ -215,9 +216,16 @@ impl<T: Send + 'static> Client<T> {
         Self(Some(client))
     }
 
-    /// Drops the client on this thread, which may block.
-    pub(crate) fn drop_here(mut self) {
-        drop(self.0.take());
+    /// Drops the client as ever, and answers when that is done. Given up, it goes on all the same.
+    pub(crate) async fn end(mut self) {
+        let (ended, end) = oneshot::channel::<()>();
+        let client = self.0.take();
+        drop_aside(move || {
+            drop(client);
+            drop(ended);
+        });
+        // Nothing is ever sent.
+        drop(end.await);
     }
 }
 
@@ -237,12 +245,14 @@ impl<T: Send + 'static> Drop for Client<T> {
         let Some(client) = self.0.take() else {
             return;
         };
-        // Without a thread the closure, and the client in it, is dropped right here.
-        let spawned = thread::Builder::new()
-            .name("log client drop".into())
-            .spawn(move || drop(client));
-        drop(spawned);
+        drop_aside(move || drop(client));
     }
+}
+
+/// Runs it on a thread of its own; without one, what it holds is dropped right here.
+fn drop_aside(work: impl FnOnce() + Send + 'static) {
+    let thread = thread::Builder::new().name("log client drop".into());
+    drop(thread.spawn(work));
 }
 
 /// What an error means for who asked.

@@ -237,17 +237,14 @@ impl GroupConsumer {
     }
 
     /// Leaves the group, so that others take over at once. Dropping does the same, unwaited
-    /// for, as does this if there is another [`Group`].
+    /// for, as does this if there is another [`Group`], or if it takes three session timeouts.
     pub async fn close(self) {
-        let consumer = self.group.consumer;
-        let left = client::blocking("leaving a group", move || {
-            if let Some(client) = Arc::into_inner(consumer) {
-                client.drop_here();
-            }
-            Ok(())
-        });
-        if let Err(error) = left.await {
-            tracing::warn!(%error, "left a group unwaited for");
+        let within = self.log.config().session_timeout * 3;
+        let Some(client) = Arc::into_inner(self.group.consumer) else {
+            return;
+        };
+        if timeout(within, client.end()).await.is_err() {
+            tracing::warn!(group = self.name, "left a group unwaited for");
         }
     }
 

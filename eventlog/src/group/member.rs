@@ -3,10 +3,11 @@
 use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{Consumer as _, StreamConsumer};
 use rdkafka::error::KafkaError;
@@ -23,7 +24,7 @@ use crate::{Log, LogError};
 const PROBE: Duration = Duration::from_secs(2);
 
 /// How long a member that leaves waits before it looks again whether it may.
-const LEAVE_POLL: Duration = Duration::from_millis(20);
+const LEAVE_POLL: Duration = Duration::from_millis(10);
 
 /// A client that takes part in a group.
 pub(super) struct Member {
@@ -41,30 +42,46 @@ impl Deref for Member {
     }
 }
 
-/// Leaves before it closes. librdkafka's close forgets to leave where a cooperative member joins and owns
-/// nothing yet: it would stay a member until its session times out, and should the group begin anew
-/// just then, librdkafka 2.12 dies of it (its issue 5347). So the group settles first.
+/// Gives its partitions back and leaves before it closes, for librdkafka's close does not wait for all
+/// of that: it forgets to leave where a cooperative member joins and owns nothing yet, which stays a
+/// member until its session times out, and should the group begin anew just then, librdkafka 2.12
+/// dies of it (its issue 5347). And a move that it has not told when it ends, it asks about for ever.
 impl Drop for Member {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "`Client` drops it on a thread that may block"
-    )]
     fn drop(&mut self) {
         let deadline = Instant::now() + self.patience;
-        while self.is_joining() && Instant::now() < deadline {
-            thread::sleep(LEAVE_POLL);
-        }
+        self.serve_while(deadline, |member| !member.owns() && member.is_rebalancing());
         self.consumer.unsubscribe();
+        self.serve_while(deadline, Self::owns);
     }
 }
 
 impl Member {
-    /// Whether it may be waiting to learn what it gets.
-    fn is_joining(&self) -> bool {
-        let owns = !self.context().shared().owned.is_empty();
+    fn owns(&self) -> bool {
+        !self.context().shared().owned.is_empty()
+    }
+
+    /// Whether its group decides who gets what, as its coordinator says.
+    fn is_rebalancing(&self) -> bool {
         let rebalancing = |group: &GroupInfo| group.state().ends_with("Rebalance");
-        let listed = || self.fetch_group_list(Some(&self.group), PROBE);
-        !owns && listed().is_ok_and(|listed| listed.groups().iter().any(rebalancing))
+        let listed = self.fetch_group_list(Some(&self.group), PROBE);
+        listed.is_ok_and(|listed| listed.groups().iter().any(rebalancing))
+    }
+
+    /// Takes partitions over and gives them back as long as that is so. Blocks.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "`Client` drops it on a thread that may block"
+    )]
+    fn serve_while(&self, deadline: Instant, is_so: impl Fn(&Self) -> bool) {
+        let mut events = self.consumer.stream();
+        let mut nobody = Context::from_waker(Waker::noop());
+        loop {
+            while let Poll::Ready(Some(_unread)) = events.poll_next_unpin(&mut nobody) {}
+            if !is_so(self) || Instant::now() >= deadline {
+                return;
+            }
+            thread::sleep(LEAVE_POLL);
+        }
     }
 }
 
