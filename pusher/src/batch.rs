@@ -32,7 +32,7 @@ pub struct Preparing {
     unreadable: Vec<(Arc<Record>, DecodeError)>,
     through: i64,
     saw_every_edge: bool,
-    beside: usize,
+    together: usize,
     looked_up: Option<Whereabouts>,
 }
 
@@ -74,7 +74,7 @@ impl Preparing {
             unreadable,
             through,
             saw_every_edge: false,
-            beside: 0,
+            together: 0,
             looked_up: None,
         }
     }
@@ -89,26 +89,25 @@ impl Preparing {
             return Step::Ready(whereabouts.clone());
         }
         let Self {
-            requests, beside, ..
+            requests, together, ..
         } = self;
-        match strategy(requests, *beside, live_edges, look_ups_per_edge, now) {
+        match strategy(requests, *together, live_edges, look_ups_per_edge, now) {
             Strategy::Direct => Step::Ready(Whereabouts::nowhere()),
             Strategy::EveryEdge => Step::Ready(Whereabouts::Anywhere),
             Strategy::LookUp(users) => Step::LookUp(users),
         }
     }
 
-    /// How many users its requests name, counted as often as they are named.
-    #[must_use]
-    pub fn named(&self, now: Millis) -> usize {
-        planner::named(&self.requests, now).count()
+    /// The users that its requests name, as often as they do.
+    pub fn named(&self, now: Millis) -> impl Iterator<Item = &UserId> {
+        planner::named(&self.requests, now)
     }
 
-    /// `edges` was read to the end asked for after the records were fetched. `beside`: as for
+    /// `edges` was read to the end asked for after the records were fetched. `together`: as for
     /// [`strategy`].
-    pub const fn saw_every_edge(&mut self, beside: usize) {
+    pub const fn saw_every_edge(&mut self, together: usize) {
         self.saw_every_edge = true;
-        self.beside = beside;
+        self.together = together;
     }
 
     /// The rows of the users; `None` if the store cannot say: then every edge is asked.

@@ -145,7 +145,7 @@ impl Default for Plan {
         Self {
             batch: 500,
             linger: Duration::from_millis(1),
-            look_ups_per_edge: 16,
+            look_ups_per_edge: 1,
             concurrent_look_ups: 32,
             look_up_attempts: 2,
             look_up_retry: Duration::from_millis(50),

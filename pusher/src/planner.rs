@@ -80,22 +80,23 @@ pub enum Strategy {
 }
 
 /// Chooses the cheaper way for a batch: looking every named user up, or sending to every edge.
-/// `look_ups_per_edge` is how many look-ups cost as much as one request that finds nobody; `beside` is how
-/// many users the batches name that are planned at the same time, and share the requests. The only edge is
-/// never worth a look-up.
+/// `look_ups_per_edge` is how many look-ups cost as much as one request that finds nobody; `together` is how
+/// many users are named by all batches that are planned at the same time and share the requests, this one
+/// among them. The only edge is never worth a look-up.
 #[must_use]
 pub fn strategy(
     requests: &[Request],
-    beside: usize,
+    together: usize,
     live_edges: usize,
     look_ups_per_edge: usize,
     now: Millis,
 ) -> Strategy {
     let users: BTreeSet<&UserId> = named(requests, now).collect();
-    let together = users.len().saturating_add(beside);
     if users.is_empty() {
         Strategy::Direct
-    } else if live_edges <= 1 || together > live_edges.saturating_mul(look_ups_per_edge) {
+    } else if live_edges <= 1
+        || users.len().max(together) > live_edges.saturating_mul(look_ups_per_edge)
+    {
         Strategy::EveryEdge
     } else {
         Strategy::LookUp(users.into_iter().cloned().collect())

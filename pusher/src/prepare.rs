@@ -1,5 +1,6 @@
 //! Gets a batch of records ready to be planned: performs what [`Preparing`] asks for.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -89,11 +90,10 @@ impl Preparation {
         let (saw, mut looked) = tokio::join!(self.see_every_edge(), read);
         saw?;
         let now = self.clock.now();
-        let named = |looked: &Looked| looked.batch.named(now);
-        let together: usize = looked.iter().map(named).sum();
+        let named = looked.iter().flat_map(|looked| looked.batch.named(now));
+        let together = named.collect::<HashSet<_>>().len();
         for looked in &mut looked {
-            let own = named(looked);
-            looked.batch.saw_every_edge(together - own);
+            looked.batch.saw_every_edge(together);
         }
         Ok(looked)
     }

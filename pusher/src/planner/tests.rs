@@ -182,8 +182,8 @@ fn looks_users_up_until_asking_every_edge_is_cheaper() {
     assert_eq!(strategy(&of(9), 0, 2, 4, NOW), Strategy::EveryEdge);
     assert_eq!(strategy(&of(1), 0, 2, 0, NOW), Strategy::EveryEdge);
     // Those that share the requests count.
-    assert_eq!(strategy(&of(1), 7, 2, 4, NOW), Strategy::LookUp(named(1)));
-    assert_eq!(strategy(&of(1), 8, 2, 4, NOW), Strategy::EveryEdge);
+    assert_eq!(strategy(&of(1), 8, 2, 4, NOW), Strategy::LookUp(named(1)));
+    assert_eq!(strategy(&of(1), 9, 2, 4, NOW), Strategy::EveryEdge);
     // There is nothing to choose from.
     assert_eq!(strategy(&of(1), 0, 1, 4, NOW), Strategy::EveryEdge);
     // The same users again cost nothing.
