@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use jsonwebtoken::{Algorithm, EncodingKey};
+use tokio::time::Instant;
 
 use crate::RunArgs;
 use crate::load::Load;
@@ -42,16 +43,18 @@ pub(super) async fn run(args: &RunArgs, size: &Size, report: &mut Report) -> any
         let paths: Vec<String> = users.map(|n| path_signed(n, *algorithm, key)).collect();
         let of_edge = measured.target.usage_of("edge-1")?;
         let of_all = measured.target.usage()?;
-        let mut load = Load::new()?;
+        let (mut load, began) = (Load::new()?, Instant::now());
         load.add(&measured.target.sockets, paths, true)
             .await
             .with_context(|| format!("{algorithm:?}"))?;
+        let took = began.elapsed();
         // What is folded and stored late belongs to it.
         tokio::time::sleep(Duration::from_secs(1)).await;
         let of_edge = measured.target.usage_of("edge-1")? - of_edge;
         let of_all = measured.target.usage()? - of_all;
         let scenario = format!("connect, {algorithm:?}");
         let each = count as f64;
+        measured.note(&scenario, "connects/s", each / took.as_secs_f64());
         measured.note_cpu(&scenario, "CPU of the edge", of_edge, each);
         measured.note_cpu(&scenario, "CPU of edge and presence", of_all, each);
         drop(load);
