@@ -32,6 +32,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use runtime::config::Faults;
 use runtime::shutdown::ShutdownError;
+use tokio::runtime::{Builder, Runtime};
 
 /// The WebSocket stack you put beside your application, as an event-sourced pipeline over Kafka.
 #[derive(Debug, Parser)]
@@ -79,9 +80,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build();
+    let runtime = threads(&cli.command);
     let result = match &runtime {
         Ok(runtime) => runtime.block_on(run(cli.command)),
         Err(error) => Err(anyhow::anyhow!("cannot start threads: {error}")),
@@ -106,6 +105,21 @@ fn main() -> ExitCode {
         runtime.shutdown_background();
     }
     code
+}
+
+/// A role's own work is a loop, and sockets have threads of their own: a second thread would mostly be woken
+/// in vain (a quarter of a targeted delivery's cost, see benches/RESULTS.md). More, if tokio's own
+/// variable asks for them. Other commands get as many as there are processors.
+fn threads(command: &Command) -> std::io::Result<Runtime> {
+    let mut threads = Builder::new_multi_thread();
+    let is_service = matches!(
+        command,
+        Command::Dev(_) | Command::Ingest(_) | Command::Presence(_) | Command::Pusher(_)
+    );
+    if is_service && std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
+        threads.worker_threads(1);
+    }
+    threads.enable_all().build()
 }
 
 async fn run(command: Command) -> anyhow::Result<()> {
