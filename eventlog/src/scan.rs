@@ -21,6 +21,7 @@ use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use schemas::Millis;
 use tokio::time::Instant;
@@ -254,12 +255,13 @@ impl<T, P: FnMut(&RecordRef<'_>) -> Option<T>> Scan<T, P> {
                 reason: format!("no queue for {}", lane.range.partition),
             });
         };
+        let topic = Arc::clone(&lane.range.partition.topic);
         for _ in 0..LOOK_AT {
             match queue.poll(wait) {
                 None if lane.short.is_some() => return self.at_end(at),
                 None => return Ok(()),
                 Some(Ok(message)) => {
-                    let seen = RecordRef::fetched(&message);
+                    let seen = RecordRef::fetched(&message, &topic);
                     lane.note_damage(seen.offset, &self.log);
                     let picked = lane.look_at(&seen, &mut self.pick, &mut self.records);
                     lane.head = picked.map(|picked| (seen.offset, picked));
@@ -350,7 +352,7 @@ impl<T, P: FnMut(&RecordRef<'_>) -> Option<T>> Scan<T, P> {
     fn serve(&mut self, wait: Duration) -> Result<(), LogError> {
         let astray = match self.queues.consumer.poll(wait) {
             None => return Ok(()),
-            Some(Ok(message)) => RecordRef::fetched(&message).position(),
+            Some(Ok(message)) => RecordRef::fetched(&message, message.topic()).position(),
             Some(Err(error)) => return self.failed(None, &error),
         };
         Err(LogError::Permanent {

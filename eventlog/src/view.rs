@@ -93,9 +93,10 @@ impl std::fmt::Debug for HeadersRef<'_> {
 }
 
 impl<'a> RecordRef<'a> {
-    pub(crate) fn fetched(message: &'a BorrowedMessage<'a>) -> Self {
+    /// `topic` is what the message's topic is called, which librdkafka would have to be asked for.
+    pub(crate) fn fetched(message: &'a BorrowedMessage<'a>, topic: &'a str) -> Self {
         Self {
-            topic: message.topic(),
+            topic,
             partition: message.partition(),
             offset: message.offset(),
             append_time: messages::append_time(message),

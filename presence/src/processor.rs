@@ -38,7 +38,7 @@ pub use rules::{
 };
 use rules::{End, EndKind};
 pub use snapshot::Snapshot;
-use state::{Connection, ConnectionKey, Grace, Life, User, random_part};
+use state::{Connection, ConnectionKey, Grace, Life, User};
 use table::{Id, Table};
 
 /// The fold of one partition.
@@ -237,7 +237,7 @@ impl Partition {
         if at > row.lease_until {
             return Verdict::AfterLease;
         }
-        let Some(random) = random_part(&row.connection_id, &row.edge_id, row.epoch) else {
+        let Some(random) = row.connection_id.random_of(&row.edge_id, row.epoch) else {
             return Verdict::Inconsistent;
         };
         let life = self.life(&row.edge_id, row.epoch);
@@ -271,7 +271,10 @@ impl Partition {
         if at > closed.lease_until {
             return Verdict::AfterLease;
         }
-        let Some(random) = random_part(&closed.connection_id, &closed.edge_id, closed.epoch) else {
+        let Some(random) = closed
+            .connection_id
+            .random_of(&closed.edge_id, closed.epoch)
+        else {
             return Verdict::Inconsistent;
         };
         let life = self.life(&closed.edge_id, closed.epoch);

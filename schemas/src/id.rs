@@ -175,18 +175,27 @@ impl ConnectionId {
         Self::parts(&self.0).map_or(("", Epoch(-1)), |(edge, epoch, _)| (edge, epoch))
     }
 
+    /// The random part, if it is that life of that edge that has named this connection.
+    #[must_use]
+    pub fn random_of(&self, edge_id: &EdgeId, epoch: Epoch) -> Option<u64> {
+        let (edge, of, random) = Self::parts(&self.0)?;
+        (edge == edge_id.as_str() && of == epoch).then_some(random)
+    }
+
     fn parts(text: &str) -> Option<(&str, Epoch, u64)> {
-        let (rest, random) = text.rsplit_once('.')?;
-        let (edge, epoch) = rest.rsplit_once('.')?;
-        let epoch = decimal(epoch)?;
-        let digits = random.len() == 16
-            && random
-                .bytes()
-                .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        digits
-            .then(|| u64::from_str_radix(random, 16).ok())
-            .flatten()
-            .map(|r| (edge, Epoch(epoch), r))
+        const DIGITS: usize = 16;
+        let (rest, digits) = text.split_at_checked(text.len().checked_sub(DIGITS)?)?;
+        let (edge, epoch) = rest.strip_suffix('.')?.rsplit_once('.')?;
+        let mut random = 0;
+        for byte in digits.bytes() {
+            let digit = match byte {
+                b'0'..=b'9' => byte - b'0',
+                b'a'..=b'f' => byte - b'a' + 10,
+                _ => return None,
+            };
+            random = random << 4 | u64::from(digit);
+        }
+        Some((edge, Epoch(decimal(epoch)?), random))
     }
 
     fn check(text: &str) -> Result<(), IdError> {

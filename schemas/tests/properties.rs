@@ -168,6 +168,7 @@ proptest! {
     fn connection_ids(edge in edge(), epoch in 0..=i64::MAX, random in any::<u64>()) {
         let id = ConnectionId::new(&edge, Epoch(epoch), random);
         prop_assert_eq!(id.home(), (edge.as_str(), Epoch(epoch)));
+        prop_assert_eq!(id.random_of(&edge, Epoch(epoch)), Some(random));
         prop_assert_eq!(id.to_string().parse::<ConnectionId>(), Ok(id));
     }
 
@@ -347,4 +348,18 @@ fn frames_and_requests_that_are_refused() {
         let read = Notification::decode(&Bytes::from_static(value));
         assert!(read.is_err(), "{}", String::from_utf8_lossy(value));
     }
+}
+
+#[test]
+fn a_connection_id_of_another_life_has_no_random_part() {
+    let edge: EdgeId = "e.1".parse().unwrap();
+    let part = |text: &str, epoch| {
+        text.parse::<ConnectionId>()
+            .unwrap()
+            .random_of(&edge, Epoch(epoch))
+    };
+    assert_eq!(part("e.1.0.00000000000000ff", 0), Some(255));
+    assert_eq!(part("e.1.1234.00000000000000ff", 1234), Some(255));
+    assert_eq!(part("e.1.1234.00000000000000ff", 1235), None);
+    assert_eq!(part("e.2.1234.00000000000000ff", 1234), None);
 }

@@ -1,6 +1,6 @@
 //! Holds what is remembered of users, edges' lives and connections.
 
-use schemas::{ConnectionId, EdgeId, Epoch, Millis, UserId};
+use schemas::{EdgeId, Epoch, Millis, UserId};
 
 use super::queue::Rest;
 use super::table::{Id, Keyed};
@@ -91,26 +91,9 @@ impl Keyed for Connection {
     }
 }
 
-/// The random part of a connection's id, if the id is the one that this life would have given.
-pub(super) fn random_part(id: &ConnectionId, edge_id: &EdgeId, epoch: Epoch) -> Option<u64> {
-    let random = id.as_str().rsplit_once('.')?.1;
-    let random = u64::from_str_radix(random, 16).ok()?;
-    (id.home() == (edge_id.as_str(), epoch)).then_some(random)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_connection_id_of_another_life_has_no_random_part() {
-        let edge: EdgeId = "e.1".parse().unwrap();
-        let part = |text: &str, epoch| random_part(&text.parse().unwrap(), &edge, Epoch(epoch));
-        assert_eq!(part("e.1.0.00000000000000ff", 0), Some(255));
-        assert_eq!(part("e.1.1234.00000000000000ff", 1234), Some(255));
-        assert_eq!(part("e.1.1234.00000000000000ff", 1235), None);
-        assert_eq!(part("e.2.1234.00000000000000ff", 1234), None);
-    }
 
     #[test]
     fn rows_stay_small() {
