@@ -1,6 +1,7 @@
 //! Finds out which offsets have to be read for what is asked, and what the log has lost of it.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,6 +77,26 @@ impl Resume {
             self.positions.insert(partition.to_string(), next);
         }
     }
+}
+
+/// Deals out ranges so that each thread has about as much to read, each with its place among all.
+pub(crate) fn shares(ranges: Vec<Range>, threads: NonZeroUsize) -> Vec<Vec<(usize, Range)>> {
+    let length = |range: &Range| range.to.map_or(0, |to| to.saturating_sub(range.from));
+    let mut ranges: Vec<(usize, Range)> = ranges.into_iter().enumerate().collect();
+    ranges.retain(|(_, range)| range.to.is_none_or(|to| to > range.from));
+    ranges.sort_by_key(|(_, range)| std::cmp::Reverse(length(range)));
+    let mut shares = vec![(0_i64, Vec::new()); threads.get().min(ranges.len())];
+    for (place, range) in ranges {
+        let least = shares.iter_mut().min_by_key(|(sum, _)| *sum);
+        if let Some((sum, share)) = least {
+            *sum = sum.saturating_add(length(&range));
+            share.push((place, range));
+        }
+    }
+    for (_, share) in &mut shares {
+        share.sort_by_key(|(place, _)| *place);
+    }
+    shares.into_iter().map(|(_, share)| share).collect()
 }
 
 impl Plan {

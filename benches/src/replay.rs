@@ -11,7 +11,7 @@ use anyhow::{Context as _, ensure};
 use audit::archive::file::{Form, Writer};
 use audit::archive::{Head, Line};
 use audit::history::{self, Window};
-use audit::{Ask, Format, Plan, Selection};
+use audit::{Ask, Format, Lines, Plan, Selection, Wanted};
 use broker::Broker;
 use eventlog::scan::{Range, Step};
 use eventlog::{Config, Log, NewRecord, RecordRef, Start};
@@ -41,6 +41,9 @@ pub(crate) struct Args {
     /// Runs of each reading, in turn.
     #[arg(long, default_value_t = 5)]
     runs: usize,
+    /// Only readings whose names contain this.
+    #[arg(long)]
+    only: Option<String>,
     /// A broker to use instead of the embedded one. The topics stay there, under a prefix of their own.
     #[arg(long)]
     brokers: Option<String>,
@@ -51,6 +54,8 @@ pub(crate) struct Args {
 
 const PARTITIONS: i32 = 12;
 const UNDER_WAY: usize = 50_000;
+/// On which lines are made and connections folded.
+const THREADS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1);
 
 /// Reads the same records in every way, in turn, and prints a table: `floor` is the bare consumer.
 /// The broker is a process of its own, so CPU is the reader's alone.
@@ -187,6 +192,7 @@ fn record(log: &Log, event: &ConnectionEvent) -> anyhow::Result<NewRecord> {
 
 fn measure(log: &Log, ranges: &[Range], args: &Args) -> anyhow::Result<Report> {
     let mut report = Report::default();
+    let all = Selection::default();
     let selection = Selection {
         user: Some(user(1)?),
         ..Selection::default()
@@ -197,41 +203,20 @@ fn measure(log: &Log, ranges: &[Range], args: &Args) -> anyhow::Result<Report> {
     };
     for _ in 0..args.runs {
         let bare = speed(args.records, || bare(log, ranges))?;
-        let readings = [
-            (
-                "all as JSON lines",
-                speed(args.records, || {
-                    scan(log, ranges, |record| Format::JsonLines.line(record).ok())
-                })?,
-            ),
-            (
-                "of one user, all partitions",
-                speed(args.records, || {
-                    scan(log, ranges, |record| {
-                        let wanted = selection.matches(log.topics(), record);
-                        wanted.then(|| Format::JsonLines.line(record))
-                    })
-                })?,
-            ),
-            (
-                "of an edge that is not there",
-                speed(args.records, || {
-                    scan(log, ranges, |record| {
-                        let wanted = edge.matches(log.topics(), record);
-                        wanted.then(|| Format::JsonLines.line(record))
-                    })
-                })?,
-            ),
-            (
-                "who was online, on 2 threads",
-                speed(args.records, || fold(log, ranges))?,
-            ),
-            (
-                "an archive, as Parquet",
-                speed(args.records, || archive(log, ranges))?,
-            ),
+        let readings: [(&str, &dyn Fn() -> anyhow::Result<u64>); 5] = [
+            ("all as JSON lines", &|| lines(log, ranges, &all)),
+            ("of one user, all partitions", &|| {
+                lines(log, ranges, &selection)
+            }),
+            ("of an edge that is not there", &|| {
+                lines(log, ranges, &edge)
+            }),
+            ("who was online, on 2 threads", &|| fold(log, ranges)),
+            ("an archive, as Parquet", &|| archive(log, ranges)),
         ];
-        for (figure, reading) in readings {
+        let wanted = |name: &str| args.only.as_ref().is_none_or(|only| name.contains(only));
+        for (figure, read) in readings.into_iter().filter(|(name, _)| wanted(name)) {
+            let reading = speed(args.records, read)?;
             for (unit, of) in [("records/s", 0), ("records/s of a core", 1)] {
                 let figure = format!("{figure} [{unit}]");
                 report.add(&figure, true, bare[of]);
@@ -294,17 +279,18 @@ fn parts(range: &Range) -> TopicPartition<'_> {
     }
 }
 
-fn scan<T>(
-    log: &Log,
-    ranges: &[Range],
-    pick: impl FnMut(&RecordRef<'_>) -> Option<T>,
-) -> anyhow::Result<u64> {
-    let mut scan = log.scan(ranges.to_vec(), pick)?;
+/// As `sumu replay --format jsonl` prints it, into nothing. Answers how many records were looked at.
+fn lines(log: &Log, ranges: &[Range], selection: &Selection) -> anyhow::Result<u64> {
+    let wanted = Wanted {
+        selection: selection.clone(),
+        format: Format::JsonLines,
+    };
+    let mut lines = Lines::read(log, ranges.to_vec(), &Arc::new(wanted), THREADS)?;
     loop {
-        match scan.step()? {
-            Step::Picked(line) => drop(black_box(line)),
+        match lines.step()? {
+            Step::Picked(text) => _ = black_box(text),
             Step::Busy | Step::CaughtUp => {}
-            Step::Done => return Ok(scan.progress().records),
+            Step::Done => return Ok(lines.progress().records),
         }
     }
 }
@@ -315,8 +301,7 @@ fn fold(log: &Log, ranges: &[Range]) -> anyhow::Result<u64> {
         from: Millis::MAX,
         to: Millis::MAX,
     };
-    let threads = NonZeroUsize::MIN.saturating_add(1);
-    let history = history::read(log, ranges.to_vec(), rules, window, threads, |_| ())?;
+    let history = history::read(log, ranges.to_vec(), rules, window, THREADS, |_| ())?;
     let told = history.finish(None);
     Ok(black_box(told).folded)
 }

@@ -13,6 +13,7 @@ mod lane;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::iter::Sum;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,6 +75,16 @@ pub struct Progress {
     pub total: u64,
 }
 
+impl Sum for Progress {
+    fn sum<I: Iterator<Item = Self>>(parts: I) -> Self {
+        parts.fold(Self::default(), |sum, part| Self {
+            records: sum.records + part.records,
+            passed: sum.passed + part.passed,
+            total: sum.total + part.total,
+        })
+    }
+}
+
 /// A scan. `pick` looks at each record where it was fetched and makes what is wanted of it.
 pub struct Scan<T, P> {
     log: Log,
@@ -84,6 +95,7 @@ pub struct Scan<T, P> {
     /// Lanes without a head that are not done.
     wanting: Vec<usize>,
     pick: P,
+    picked_of: usize,
     records: u64,
     last_heard: Instant,
     trouble: Option<String>,
@@ -126,6 +138,7 @@ impl<T, P: FnMut(&RecordRef<'_>) -> Option<T>> Scan<T, P> {
             heads: BinaryHeap::new(),
             wanting,
             pick,
+            picked_of: 0,
             records: 0,
             last_heard: Instant::now(),
             trouble: None,
@@ -154,6 +167,7 @@ impl<T, P: FnMut(&RecordRef<'_>) -> Option<T>> Scan<T, P> {
             if !self.lanes[at].done {
                 self.wanting.push(at);
             }
+            self.picked_of = at;
             return Ok(Step::Picked(picked));
         }
         if self.wanting.is_empty() {
@@ -162,6 +176,12 @@ impl<T, P: FnMut(&RecordRef<'_>) -> Option<T>> Scan<T, P> {
         // Serves what concerns no one partition, too.
         self.serve(WAIT)?;
         Ok(Step::CaughtUp)
+    }
+
+    /// Of which range the last thing picked is, by its place among those named.
+    #[must_use]
+    pub const fn picked_of(&self) -> usize {
+        self.picked_of
     }
 
     /// How far it is.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use audit::selection::NotificationName;
-use audit::{Ask, Format, Plan, Resume, Selection};
+use audit::{Ask, Format, Plan, Resume, Selection, Wanted};
 use eventlog::Log;
 use jiff::tz::TimeZone;
 use runtime::Clock;
@@ -175,8 +175,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let read = Read {
         log,
         ranges: plan.ranges,
-        selection: ask.selection,
-        format,
+        wanted: Wanted {
+            selection: ask.selection,
+            format,
+        },
         resume: args.resume,
     };
     output::print(read).await.context("reading the log")

@@ -10,6 +10,7 @@ use presence::processor::Rules;
 use schemas::{ConnectionEvent, UserId};
 
 use super::{History, Window, reads_from};
+use crate::plan::shares;
 use crate::{Ask, Selection};
 
 /// What has to be read of the log to tell of a window; of one user, if one is named.
@@ -80,17 +81,12 @@ fn note(so_far: &Mutex<Vec<Progress>>, at: usize, progress: Progress) -> Progres
     if let Some(noted) = so_far.get_mut(at) {
         *noted = progress;
     }
-    let add = |sum: Progress, one: &Progress| Progress {
-        records: sum.records + one.records,
-        passed: sum.passed + one.passed,
-        total: sum.total + one.total,
-    };
-    so_far.iter().fold(Progress::default(), add)
+    so_far.iter().copied().sum()
 }
 
 fn fold(
     log: &Log,
-    share: Vec<Range>,
+    share: Vec<(usize, Range)>,
     mut history: History,
     mut show: impl FnMut(Progress),
 ) -> Result<History, LogError> {
@@ -106,26 +102,11 @@ fn fold(
         );
         None::<()>
     };
-    let mut scan = log.scan(share, apply)?;
+    let share = share.into_iter().map(|(_, range)| range);
+    let mut scan = log.scan(share.collect(), apply)?;
     while scan.step()? != Step::Done {
         show(scan.progress());
     }
     drop(scan);
     Ok(history)
-}
-
-/// Deals out ranges so that each thread has about as much to read.
-fn shares(mut ranges: Vec<Range>, threads: NonZeroUsize) -> Vec<Vec<Range>> {
-    let length = |range: &Range| range.to.map_or(0, |to| to.saturating_sub(range.from));
-    ranges.retain(|range| range.to.is_none_or(|to| to > range.from));
-    ranges.sort_by_key(|range| std::cmp::Reverse(length(range)));
-    let mut shares = vec![(0_i64, Vec::new()); threads.get().min(ranges.len())];
-    for range in ranges {
-        let least = shares.iter_mut().min_by_key(|(sum, _)| *sum);
-        if let Some((sum, share)) = least {
-            *sum = sum.saturating_add(length(&range));
-            share.push(range);
-        }
-    }
-    shares.into_iter().map(|(_, share)| share).collect()
 }

@@ -1,14 +1,16 @@
-//! What a plan reads, and what it says of what the log has lost.
+//! What a plan reads, what it says of what the log has lost, and what is made of it on several threads.
 
 #![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
 use audit::plan::{OUT_OF_ORDER, PlanError};
-use audit::{Ask, Plan, Resume, Selection};
+use audit::{Ask, Format, Lines, Plan, Resume, Selection, Wanted};
 use broker::Broker;
-use eventlog::{Config, Log, NewRecord, Start, TopicPartition};
+use eventlog::scan::{Range, Step};
+use eventlog::{Config, Log, NewRecord, RecordRef, Start, TopicPartition};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
@@ -165,4 +167,67 @@ async fn only_what_can_hold_an_answer_is_read() {
     ask.topics = vec!["nowhere".into()];
     let none = Plan::make(&bench.log, &ask).await;
     assert!(matches!(none, Err(PlanError::NoTopic(topic)) if *topic == *"nowhere"));
+}
+
+/// Everything that is left of these ranges, as JSON lines; with `stop`, what comes before that many
+/// lines were given out. Answers where to go on, too.
+fn lines(log: &Log, ranges: &[Range], threads: usize, stop: usize) -> (String, Vec<Range>) {
+    let wanted = Arc::new(Wanted {
+        selection: Selection::default(),
+        format: Format::JsonLines,
+    });
+    let threads = NonZeroUsize::new(threads).unwrap();
+    let mut lines = Lines::read(log, ranges.to_vec(), &wanted, threads).unwrap();
+    let mut text = Vec::new();
+    while text.iter().filter(|byte| **byte == b'\n').count() < stop {
+        match lines.step().unwrap() {
+            Step::Picked(some) => text.extend_from_slice(some),
+            Step::Busy | Step::CaughtUp => {}
+            Step::Done => break,
+        }
+    }
+    let mut rest = ranges.to_vec();
+    for (range, (partition, next)) in rest.iter_mut().zip(lines.positions()) {
+        assert_eq!(range.partition, *partition);
+        range.from = next;
+    }
+    (String::from_utf8(text).unwrap(), rest)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_order_is_one_however_many_threads_read() {
+    let bench = Bench::start().await;
+    for partition in [0, 2, 1, 0, 1, 3, 2, 0] {
+        bench.fill(partition, 40).await;
+    }
+    let all = bench.ask(Start::Beginning, Some(Start::End));
+    let ranges = Plan::make(&bench.log, &all).await.unwrap().ranges;
+    let log = bench.log.clone();
+    let reading = tokio::task::spawn_blocking(move || {
+        let pick = |record: &RecordRef<'_>| {
+            let mut line = Vec::new();
+            let written = Format::JsonLines.write(record, &mut line);
+            Some(written.map(|()| String::from_utf8(line).unwrap()))
+        };
+        let mut scan = log.scan(ranges.clone(), pick).unwrap();
+        let mut expected = String::new();
+        loop {
+            match scan.step().unwrap() {
+                Step::Picked(line) => expected += &line.unwrap(),
+                Step::Busy | Step::CaughtUp => {}
+                Step::Done => break,
+            }
+        }
+        assert_eq!(expected.lines().count(), 320);
+        for threads in [1, 2, 3, 9] {
+            let (told, rest) = lines(&log, &ranges, threads, usize::MAX);
+            assert_eq!(told, expected, "{threads} threads");
+            assert!(rest.iter().all(|range| Some(range.from) == range.to));
+            // Stopped in the middle, it goes on where it was.
+            let (first, rest) = lines(&log, &ranges, threads, 100);
+            let (last, _) = lines(&log, &rest, threads, usize::MAX);
+            assert_eq!(first + &last, expected, "{threads} threads, stopped");
+        }
+    });
+    reading.await.unwrap();
 }

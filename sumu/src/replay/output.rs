@@ -2,16 +2,19 @@
 
 use std::fs;
 use std::io::{self, BufWriter, ErrorKind, StdoutLock, Write as _};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use audit::lines::LinesError;
 use audit::render::RenderError;
-use audit::{Format, Resume, Selection};
-use eventlog::scan::{Range, Scan, Step};
-use eventlog::{Log, LogError, RecordRef};
+use audit::{Format, Lines, Resume, Wanted};
+use eventlog::Log;
+use eventlog::scan::{Range, Step};
 use tokio::time::Instant;
 
 use crate::progress::Progress;
@@ -19,6 +22,8 @@ use crate::{Interrupted, console, scanning};
 
 /// Bytes that are gathered before they are written.
 const BUFFER_BYTES: usize = 64 * 1024;
+/// Threads that read, at most: each fetches up to four times `log.prefetch_kbytes` ahead.
+const THREADS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
 /// How often it is noted how far a read has come.
 const NOTE_EVERY: Duration = Duration::from_secs(5);
 
@@ -26,8 +31,7 @@ const NOTE_EVERY: Duration = Duration::from_secs(5);
 pub(super) struct Read {
     pub(super) log: Log,
     pub(super) ranges: Vec<Range>,
-    pub(super) selection: Selection,
-    pub(super) format: Format,
+    pub(super) wanted: Wanted,
     pub(super) resume: Option<PathBuf>,
 }
 
@@ -36,7 +40,7 @@ pub(super) async fn print(read: Read) -> anyhow::Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     let printing = {
         let stop = Arc::clone(&stop);
-        tokio::task::spawn_blocking(move || print_here(&read, &stop))
+        tokio::task::spawn_blocking(move || print_here(read, &stop))
     };
     tokio::pin!(printing);
     tokio::select! {
@@ -46,31 +50,22 @@ pub(super) async fn print(read: Read) -> anyhow::Result<()> {
     printing.await?
 }
 
-fn print_here(read: &Read, stop: &AtomicBool) -> anyhow::Result<()> {
-    let unknown = AtomicU64::new(0);
-    let topics = read.log.topics();
-    let pick = |record: &RecordRef<'_>| {
-        let wanted = read.selection.matches(topics, record);
-        wanted.then(|| {
-            if !audit::selection::is_known(topics, record) {
-                unknown.fetch_add(1, Ordering::Relaxed);
-            }
-            read.format.line(record)
-        })
-    };
-    let scan = read.log.scan(read.ranges.clone(), pick)?;
+fn print_here(read: Read, stop: &AtomicBool) -> anyhow::Result<()> {
+    let wanted = Arc::new(read.wanted);
+    let threads = thread::available_parallelism().map_or(NonZeroUsize::MIN, |all| all.min(THREADS));
+    let mut lines = Lines::read(&read.log, read.ranges, &wanted, threads)?;
     let mut printer = Printer {
         out: BufWriter::with_capacity(BUFFER_BYTES, io::stdout().lock()),
         resume: read.resume.as_deref(),
         noted: Instant::now(),
         progress: Progress::new(),
     };
-    let outcome = printer.run(scan, &read.format, stop);
+    let outcome = printer.run(&mut lines, &wanted.format, stop);
     printer.progress.clear();
-    let unknown = unknown.into_inner();
-    if unknown > 0 {
+    if lines.unknown() > 0 {
         console::note(format_args!(
-            "{unknown} records are of types that this version does not know"
+            "{} records are of types that this version does not know",
+            lines.unknown()
         ));
     }
     match outcome {
@@ -87,7 +82,7 @@ enum Failure {
     #[error("writing to standard output: {0}")]
     Output(#[from] io::Error),
     #[error(transparent)]
-    Log(#[from] LogError),
+    Lines(#[from] LinesError),
     #[error(transparent)]
     Render(#[from] RenderError),
     #[error("{0:#}")]
@@ -101,68 +96,57 @@ struct Printer<'a> {
     progress: Progress,
 }
 
-type Line = Result<Vec<u8>, RenderError>;
-
 impl Printer<'_> {
-    fn run<P>(
+    fn run(
         &mut self,
-        mut scan: Scan<Line, P>,
+        lines: &mut Lines,
         format: &Format,
         stop: &AtomicBool,
-    ) -> Result<(), Failure>
-    where
-        P: FnMut(&RecordRef<'_>) -> Option<Line>,
-    {
+    ) -> Result<(), Failure> {
         self.out.write_all(&format.head()?)?;
-        let mut lines = 0_u32;
+        let mut printed = 0_u32;
         while !stop.load(Ordering::Relaxed) {
-            match scan.step() {
-                Ok(Step::Picked(line)) => {
-                    self.out.write_all(&line?)?;
-                    lines = lines.wrapping_add(1);
-                    if lines.is_multiple_of(1024) {
-                        self.look_up(&scan)?;
+            match lines.step() {
+                Ok(Step::Picked(text)) => {
+                    self.out.write_all(text)?;
+                    printed = printed.wrapping_add(1);
+                    if printed.is_multiple_of(1024) {
+                        self.look_up(lines)?;
                     }
                 }
-                Ok(Step::Busy) => self.look_up(&scan)?,
+                Ok(Step::Busy) => self.look_up(lines)?,
                 Ok(Step::CaughtUp) => {
                     self.out.flush()?;
-                    self.look_up(&scan)?;
+                    self.look_up(lines)?;
                 }
                 Ok(Step::Done) => break,
                 Err(error) => {
-                    self.note(&scan)?;
+                    self.note(lines)?;
                     return Err(error.into());
                 }
             }
         }
-        self.note(&scan)
+        self.note(lines)
     }
 
     /// Tells and notes how far it is, now and then.
-    fn look_up<P>(&mut self, scan: &Scan<Line, P>) -> Result<(), Failure>
-    where
-        P: FnMut(&RecordRef<'_>) -> Option<Line>,
-    {
-        self.progress.show(scan.progress());
+    fn look_up(&mut self, lines: &Lines) -> Result<(), Failure> {
+        self.progress.show(lines.progress());
         if self.noted.elapsed() >= NOTE_EVERY {
-            self.note(scan)?;
+            self.note(lines)?;
         }
         Ok(())
     }
 
     /// What was printed before is printed for good first: a run that goes on misses nothing.
-    fn note<P>(&mut self, scan: &Scan<Line, P>) -> Result<(), Failure>
-    where
-        P: FnMut(&RecordRef<'_>) -> Option<Line>,
-    {
+    fn note(&mut self, lines: &Lines) -> Result<(), Failure> {
         self.out.flush()?;
         self.noted = Instant::now();
         let Some(path) = self.resume else {
             return Ok(());
         };
         let mut resume = Resume::default();
-        resume.note(scan.positions());
+        resume.note(lines.positions());
         write_resume(path, &resume).map_err(Failure::Resume)
     }
 }
