@@ -100,7 +100,7 @@ impl Bench {
     /// The ranges as `partition from to`, and what was removed as `partition beginning`.
     async fn plan(&self, ask: &Ask) -> (Vec<String>, Vec<String>) {
         let plan = Plan::make(&self.log, ask).await.unwrap();
-        let range = |range: &eventlog::scan::Range| {
+        let range = |range: &Range| {
             let to = range.to.map_or_else(|| "-".into(), |to| to.to_string());
             format!("{} {} {to}", range.partition.partition, range.from)
         };
