@@ -767,9 +767,12 @@ impl World {
         }
     }
 
-    /// No more failures: everything must come to rest.
+    /// No more failures: everything must come to rest, in a time that grows with what there is to do.
     fn come_to_rest(&mut self) {
-        for _ in 0..400 {
+        for round in 0..10_000 {
+            if round >= 400 && self.dispatcher.unsettled() == 0 {
+                break;
+            }
             for partition in 0..PARTITIONS {
                 self.fetch(partition);
                 self.commit(partition);
