@@ -108,7 +108,7 @@ impl GroupConsumer {
                 Err(error) => error,
             },
         };
-        self.guard.told(&error);
+        self.guard.told();
         if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AutoOffsetReset) {
             return Err(client::log_error("consuming", &error));
         }
@@ -190,7 +190,7 @@ impl GroupConsumer {
             }
         }
         if !batch.is_empty() {
-            self.guard.alive();
+            self.guard.heard();
             return Poll::Ready(Ok(GroupEvent::Records(batch)));
         }
         match self.shared().moves.pop_front() {

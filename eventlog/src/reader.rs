@@ -17,7 +17,7 @@ use crate::messages::{self, Names};
 use crate::stranded::Suspicion;
 use crate::{Log, LogError, Record, Start, TopicPartition};
 
-/// How long nothing may come after all brokers were down, until the client is made anew.
+/// How long nothing may come after an error, until the client is made anew.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Reads committed records of chosen partitions.
@@ -58,10 +58,7 @@ impl Reader {
     /// A transient error leaves the reader where it is: call again. After any other one it is done.
     pub async fn next(&mut self) -> Result<Vec<Record>, LogError> {
         let outcome = match self.pending.take() {
-            Some(error) => {
-                self.suspicion.told(&error, Instant::now());
-                Err(error)
-            }
+            Some(error) => Err(self.noted(error)),
             None => self.read().await?,
         };
         let error = match outcome {
@@ -92,18 +89,28 @@ impl Reader {
             let outcome = tokio::select! {
                 outcome = self.records() => outcome,
                 () = suspected => {
-                    tracing::warn!("a reader that lost its brokers is made anew");
+                    tracing::warn!("a reader that may have lost its brokers is made anew");
                     self.consumer = assigned(&self.log, &self.positions)?;
                     self.suspicion.begin_anew(Instant::now());
                     continue;
                 }
             };
-            match &outcome {
-                Ok(_) | Err(KafkaError::PartitionEOF(_)) => self.suspicion.alive(),
-                Err(error) => self.suspicion.told(error, Instant::now()),
-            }
-            return Ok(outcome);
+            return Ok(match outcome {
+                Ok(records) => {
+                    self.suspicion.heard(Instant::now());
+                    Ok(records)
+                }
+                Err(error) => Err(self.noted(error)),
+            });
         }
+    }
+
+    fn noted(&mut self, error: KafkaError) -> KafkaError {
+        match error {
+            KafkaError::PartitionEOF(_) => self.suspicion.heard(Instant::now()),
+            _ => self.suspicion.told(Instant::now()),
+        }
+        error
     }
 
     async fn records(&mut self) -> Result<Vec<Record>, KafkaError> {

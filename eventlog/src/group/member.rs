@@ -10,7 +10,6 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{Consumer as _, StreamConsumer};
-use rdkafka::error::KafkaError;
 use rdkafka::groups::GroupInfo;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::Instant;
@@ -121,12 +120,14 @@ impl Guard {
         }
     }
 
-    pub(super) const fn alive(&mut self) {
-        self.suspicion.alive();
+    /// Records came.
+    pub(super) fn heard(&mut self) {
+        self.suspicion.heard(Instant::now());
     }
 
-    pub(super) fn told(&mut self, error: &KafkaError) {
-        self.suspicion.told(error, Instant::now());
+    /// The client told of an error.
+    pub(super) fn told(&mut self) {
+        self.suspicion.told(Instant::now());
     }
 
     /// Whether the client has lost its brokers for good.
@@ -150,7 +151,7 @@ impl Guard {
             return false;
         };
         self.probe = None;
-        self.suspicion.alive();
+        self.suspicion.dispelled();
         !found.unwrap_or(true)
     }
 }
