@@ -38,7 +38,8 @@ pub(crate) struct Journal {
     pub(crate) answers: BTreeMap<String, u32>,
     /// Message key → the frame's `message` text, as sent.
     pub(crate) sent: BTreeMap<String, String>,
-    pub(crate) error_frames: u32,
+    /// Errors that name no message.
+    pub(crate) errors: usize,
 }
 
 pub(crate) type Shared = Arc<Mutex<Journal>>;
@@ -264,8 +265,8 @@ impl Run {
             return;
         }
         let kind = frame["type"].as_str().unwrap_or_default();
-        if kind == "error" {
-            journal.error_frames += 1;
+        if kind == "error" && frame["id"].is_null() {
+            journal.errors += 1;
         }
         if let Some(key) = frame["id"].as_str() {
             *journal.answers.entry(key.to_owned()).or_default() += 1;

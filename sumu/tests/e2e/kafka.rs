@@ -8,15 +8,14 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{Consumer, StreamConsumer};
-use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::message::{Header, Headers, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Message, Offset, TopicPartitionList};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-/// A consumer without a record for so long after it lost every broker may never find one again: librdkafka
-/// then says nothing more.
+/// A consumer without a record for so long, after an error, may have lost every broker and never find one again:
+/// librdkafka then says nothing more.
 const COMES_BACK_IN: Duration = Duration::from_secs(20);
 
 /// A record as an application sees it.
@@ -148,19 +147,17 @@ async fn keep_all(client: impl Fn() -> StreamConsumer, sink: Arc<Mutex<Vec<Seen>
         });
         match timeout(patience, consumer.recv()).await {
             Ok(Ok(message)) => {
-                lost = None;
+                // It may have been fetched before.
+                lost = lost.map(|_| Instant::now());
                 let seen = seen_from(&message);
                 // A client made anew begins where the last one committed.
                 let new = known.insert(seen.position()).then_some(seen);
                 sink.lock().unwrap().extend(new);
             }
             // The broker's absence: nearly always the client comes back by itself.
-            Ok(Err(error)) => {
-                let all = error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown);
-                lost = lost.or(all.then(Instant::now));
-            }
+            Ok(Err(_)) => lost = lost.or_else(|| Some(Instant::now())),
             Err(_elapsed) => {
-                eprintln!("a consumer that lost its brokers is made anew");
+                eprintln!("a consumer that may have lost its brokers is made anew");
                 let old = std::mem::replace(&mut consumer, client());
                 // It waits for a broker, to leave its group.
                 std::thread::spawn(move || drop(old));

@@ -50,6 +50,22 @@ pub(crate) async fn busy() -> MutexGuard<'static, ()> {
     BUSY.lock().await
 }
 
+/// Waits until all of them are there.
+pub(crate) async fn until_all(what: &str, all: usize, mut there: impl FnMut() -> usize) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let there = there();
+        if there == all {
+            return;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "not in time: {what}: {there} of {all}"
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 /// Waits for a condition.
 pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;

@@ -173,7 +173,7 @@ impl Stage {
         self.judge.agrees().await;
         eprintln!(
             "row 30: {} clients that had lost their brokers were made anew",
-            cluster.said("that lost its brokers")
+            cluster.said("lost its brokers")
         );
         let after = self.judge.courses();
         for (user, course) in &after {
