@@ -143,6 +143,31 @@ impl Rows {
         differences.sort_by_cached_key(ToString::to_string);
         differences
     }
+
+    /// The write that makes a store as the log says. It loses to what the log got since. `None` for a row that the
+    /// log knows nothing of: its TTL ends it.
+    #[must_use]
+    pub fn mend(&self, difference: &Difference) -> Option<Mutation> {
+        let row = match difference {
+            Difference::Presence { log, .. } => {
+                return log.as_deref().cloned().map(Mutation::Presence);
+            }
+            Difference::Missing(row) | Difference::Extra(row) => row,
+            Difference::Connection { log, .. } => log,
+        };
+        let Held { at, row: held } = self
+            .connections
+            .get(&row.user_id)?
+            .get(&row.connection_id)?;
+        Some(match held.clone() {
+            Some((row, ttl)) => Mutation::Put { row, at: *at, ttl },
+            None => Mutation::Delete {
+                user_id: row.user_id.clone(),
+                connection_id: row.connection_id.clone(),
+                at: *at,
+            },
+        })
+    }
 }
 
 impl fmt::Display for Difference {
@@ -260,6 +285,19 @@ mod tests {
         assert!(found.contains(&Difference::Missing(row(3, 10).into())));
         assert!(found.contains(&Difference::Extra(row(4, 9).into())));
         assert!(matches!(&found[..], [.., Difference::Presence { .. }]));
+
+        let mended: Vec<_> = found.iter().filter_map(|one| log.mend(one)).collect();
+        let writes = [
+            put(2, 10),
+            put(3, 10),
+            delete(4, 10),
+            Mutation::Presence(presence(5)),
+        ];
+        assert!(
+            writes.iter().all(|write| mended.contains(write)),
+            "{mended:#?}"
+        );
+        assert_eq!(log.mend(&Difference::Extra(row(5, 1).into())), None);
 
         let same = vec![row(3, 10), row(1, 10), row(2, 10)];
         let found = log.compare(&users, same, vec![presence(5)], Millis(20));

@@ -9,9 +9,9 @@ use eventlog::{Log, Start, TopicPartition};
 use presence::processor::{Outputs, Partition, Restart};
 use runtime::{Clock, Timings};
 use schemas::presence::Transition;
-use schemas::{ConnectionEvent, Millis, PresenceEvent};
+use schemas::{ConnectionEvent, Millis, PresenceEvent, UserId};
 use serde::{Deserialize, Serialize};
-use store::{ConnectionStore, Mutation};
+use store::{ConnectionStore, Mutation, StoreError};
 
 use crate::{Differs, Incomplete, console, scanning};
 
@@ -57,20 +57,34 @@ impl Verdict {
     }
 }
 
-/// Folds the log into a store, and verifies it. No event is appended.
+/// Folds the log, writes what a store holds otherwise, and verifies it. No event is appended. One that was
+/// interrupted is gone on with: what it wrote differs no more.
 pub(crate) async fn rebuild(
     log: &Log,
     store: &dyn ConnectionStore,
     timings: Timings,
 ) -> anyhow::Result<Verdict> {
-    let rebuilt = Box::pin(presence::rebuild(log, store, &timings, Clock::system())).await?;
+    let (rows, _) = expected(log, timings, Clock::system().now())
+        .await
+        .context("reading the log")?;
+    let written = mend(&rows, store).await?;
     let mut verdict = verify(log, store, timings).await?;
-    let folded = format!(
-        "folded {} records of connections and {} of presence",
-        rebuilt.connection_records, rebuilt.presence_records
-    );
-    verdict.notes.insert(0, folded);
+    let told = format!("wrote {written} rows, of {} users", rows.users().len());
+    verdict.notes.insert(0, told);
     Ok(verdict)
+}
+
+/// Writes what differs; answers how many rows that were.
+async fn mend(rows: &Rows, store: &dyn ConnectionStore) -> Result<usize, StoreError> {
+    let mut written = 0;
+    for some in rows.users().chunks(USERS_AT_ONCE) {
+        let differences = compare(rows, store, some).await?;
+        let writes = differences.iter().filter_map(|one| rows.mend(one));
+        let writes: Vec<Mutation> = writes.collect();
+        store.apply(&writes).await?;
+        written += writes.len();
+    }
+    Ok(written)
 }
 
 /// Finds what stays different while it is looked at again and again.
@@ -126,16 +140,23 @@ async fn look(log: &Log, store: &dyn ConnectionStore, timings: Timings) -> anyho
     let users = rows.users();
     let mut differences = Vec::new();
     for some in users.chunks(USERS_AT_ONCE) {
-        let connections = store.connections(some).await?;
-        let presence = store.presence(some).await?;
-        let now = Clock::system().now();
-        differences.extend(rows.compare(some, connections, presence, now));
+        differences.extend(compare(&rows, store, some).await?);
     }
     Ok(Look {
         differences,
         removed,
         users: users.len(),
     })
+}
+
+async fn compare(
+    rows: &Rows,
+    store: &dyn ConnectionStore,
+    users: &[UserId],
+) -> Result<Vec<Difference>, StoreError> {
+    let connections = store.connections(users).await?;
+    let presence = store.presence(users).await?;
+    Ok(rows.compare(users, connections, presence, Clock::system().now()))
 }
 
 /// What the log says must be in the store by now.
@@ -211,5 +232,116 @@ fn fold(
     }
     for mutation in outputs.mutations {
         rows.apply(mutation);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::future::BoxFuture;
+    use std::time::Duration;
+
+    use schemas::presence::Status;
+    use schemas::{ConnectionId, ConnectionRow, Epoch};
+    use store::PresenceRow;
+    use store::embedded::{Config, EmbeddedStore};
+
+    use super::*;
+
+    /// A store that takes so many writes, then fails, as one whose writer is cut off.
+    #[derive(Debug)]
+    struct Cut {
+        store: EmbeddedStore,
+        left: AtomicUsize,
+    }
+
+    impl ConnectionStore for Cut {
+        fn apply<'a>(&'a self, mutations: &'a [Mutation]) -> BoxFuture<'a, Result<(), StoreError>> {
+            let left = self.left.load(Ordering::Relaxed);
+            let (taken, cut) = mutations.split_at(mutations.len().min(left));
+            self.left.store(left - taken.len(), Ordering::Relaxed);
+            Box::pin(async move {
+                self.store.apply(taken).await?;
+                if cut.is_empty() {
+                    return Ok(());
+                }
+                Err(StoreError::TimedOut {
+                    doing: "writing",
+                    limit: Duration::ZERO,
+                })
+            })
+        }
+
+        fn connections<'a>(
+            &'a self,
+            users: &'a [UserId],
+        ) -> BoxFuture<'a, Result<Vec<ConnectionRow>, StoreError>> {
+            self.store.connections(users)
+        }
+
+        fn presence<'a>(
+            &'a self,
+            users: &'a [UserId],
+        ) -> BoxFuture<'a, Result<Vec<PresenceRow>, StoreError>> {
+            self.store.presence(users)
+        }
+
+        fn ready(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+            self.store.ready()
+        }
+    }
+
+    /// One connection and one presence row of each of so many users.
+    fn rows(users: u64, now: Millis) -> Rows {
+        let edge_id: schemas::EdgeId = "edge-1".parse().unwrap();
+        let mut rows = Rows::default();
+        for n in 0..users {
+            let user_id: UserId = format!("user-{n}").parse().unwrap();
+            let row = ConnectionRow {
+                user_id: user_id.clone(),
+                connection_id: ConnectionId::new(&edge_id, Epoch(1), n),
+                edge_id: edge_id.clone(),
+                epoch: Epoch(1),
+                lease_until: now,
+                opened_at: now,
+                expires_at: None,
+                source_ip: "::1".into(),
+                user_agent: None,
+                claims: None,
+            };
+            rows.apply(Mutation::Put {
+                row,
+                at: now,
+                ttl: Duration::from_hours(1),
+            });
+            rows.apply(Mutation::Presence(PresenceRow {
+                user_id,
+                status: Status::Online,
+                since: now,
+                last_seen: None,
+                devices: 1,
+                position: "sumu.connections-0-1".parse().unwrap(),
+            }));
+        }
+        rows
+    }
+
+    #[tokio::test]
+    async fn what_was_written_before_a_cut_is_not_written_again() {
+        let clock = Clock::system();
+        let (users, before_the_cut) = (USERS_AT_ONCE * 2 + 1, USERS_AT_ONCE * 3);
+        let rows = rows(users as u64, clock.now());
+        let store = Cut {
+            store: EmbeddedStore::new(Config::default(), Arc::new(move || clock.now())),
+            left: AtomicUsize::new(before_the_cut),
+        };
+        mend(&rows, &store).await.unwrap_err();
+        assert_eq!(store.store.rows(), before_the_cut);
+
+        store.left.store(usize::MAX, Ordering::Relaxed);
+        let written = mend(&rows, &store).await.unwrap();
+        assert_eq!(written, users * 2 - before_the_cut);
+        assert_eq!(mend(&rows, &store).await.unwrap(), 0);
     }
 }

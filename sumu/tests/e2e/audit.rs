@@ -1,6 +1,7 @@
 //! Asks the log afterwards: who was online when, and whether the store is what the log says.
 
 use std::collections::BTreeMap;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -111,8 +112,8 @@ async fn events(cluster: &Cluster) -> Vec<Event> {
     tokio::task::spawn_blocking(read).await.unwrap()
 }
 
-/// The store is verified, dropped under traffic, found wanting, built again and found whole. No
-/// presence event is appended for it.
+/// The store is verified, dropped under traffic, found wanting, built again (killed by SIGKILL at first), and
+/// found whole. No presence event is appended for it.
 pub(crate) async fn rebuilds_the_store(cluster: &Cluster, events: impl Fn() -> usize) {
     let (code, told) = store(cluster, "verify").await;
     assert_eq!(code, Some(0), "{told}");
@@ -131,6 +132,16 @@ pub(crate) async fn rebuilds_the_store(cluster: &Cluster, events: impl Fn() -> u
     assert!(told.contains(" is not in the store"), "{told}");
     assert!(told.contains("user-0: the store says nothing"), "{told}");
 
+    for killed_after in [100, 200, 400, 800].map(Duration::from_millis) {
+        let mut rebuild = tokio::process::Command::from(cluster.command("store rebuild"));
+        let mut rebuild = rebuild
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        tokio::time::sleep(killed_after).await;
+        rebuild.kill().await.unwrap();
+    }
     let (code, told) = store(cluster, "rebuild").await;
     assert_eq!(code, Some(0), "{told}");
     assert!(!traffic.is_finished(), "traffic went on meanwhile");
