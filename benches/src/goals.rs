@@ -50,6 +50,7 @@ const GOALS: &[(&str, f64, bool, &str, From)] = &[
     ("CPU per connect, HS256, the edge: 138–180 µs", 180.0, false, "µs", Sumu("connect, HS256: CPU of the edge [µs]")),
     ("CPU per connect, EdDSA, the edge: 138–180 µs", 180.0, false, "µs", Sumu("connect, EdDSA: CPU of the edge [µs]")),
     ("others' p99, 1 % never read ÷ all read", 1.1, false, "", Quotient("slow, 1 % never read: others' latency p99 [ms]", "slow, all read: others' latency p99 [ms]")),
+    ("broadcast rate, storm, receipts `summary` ÷ `none`", 0.95, true, "", Quotient("broadcast storm, receipts summary: deliveries/s", "broadcast storm, receipts none: deliveries/s")),
     ("growth of CPU per connect", 1.1, false, "", Growth(": CPU per connect [µs]")),
     ("growth of memory per connection", 1.1, false, "", Growth(": resident memory per connection [KiB]")),
     ("growth of CPU per delivery, broadcast", 1.1, false, "", Growth(", broadcast: CPU per delivery [µs]")),

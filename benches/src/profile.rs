@@ -49,6 +49,8 @@ enum Kind {
     Targeted {
         per_second: f64,
     },
+    /// Targeted notifications, as fast as they go.
+    Storm,
     Messages,
 }
 
@@ -69,6 +71,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         ("idle", Kind::Idle),
         ("broadcast", Kind::Broadcast),
         ("targeted", steady),
+        ("targeted-storm", Kind::Storm),
         ("messages", Kind::Messages),
     ] {
         page(&args.out, name, kind, &mut measured, &mut load, &size).await?;
@@ -111,6 +114,7 @@ impl Kind {
             Self::Targeted { per_second } => {
                 format!("{per_second:.0} targeted notifications a second")
             }
+            Self::Storm => "targeted notifications, as fast as they go".into(),
             Self::Messages => format!("{STEADY_PER_SECOND} client messages a second"),
         }
     }
@@ -164,6 +168,13 @@ async fn one(
             block_in_place(|| publish::steady(publisher, per_second, payloads, what))?;
             load.seen.until(payloads).await?;
             ("delivery", payloads)
+        }
+        Kind::Storm => {
+            let spread = spread(load.sockets.len());
+            let what = |i| (spread(i), PAYLOAD);
+            block_in_place(|| publish::storm(publisher, size.targeted, what))?;
+            load.seen.until(size.targeted).await?;
+            ("delivery", size.targeted)
         }
         Kind::Messages => {
             let total = STEADY_PER_SECOND * seconds;

@@ -7,6 +7,7 @@ mod growth;
 mod idle;
 pub(crate) mod maximum;
 pub(crate) mod messages;
+mod receipts;
 mod slow;
 mod targeted;
 mod tokens;
@@ -37,6 +38,8 @@ pub(crate) enum Scenario {
     Edges,
     /// Client messages into the log.
     Messages,
+    /// Broadcasts with receipts and without.
+    Receipts,
     /// Connections that come and go under load.
     Churn,
     /// Sockets that never read, beside others that do.
@@ -45,13 +48,14 @@ pub(crate) enum Scenario {
     Growth,
 }
 
-const ALL: [Scenario; 9] = [
+const ALL: [Scenario; 10] = [
     Scenario::Idle,
     Scenario::Tokens,
     Scenario::Broadcast,
     Scenario::Targeted,
     Scenario::Edges,
     Scenario::Messages,
+    Scenario::Receipts,
     Scenario::Churn,
     Scenario::Slow,
     Scenario::Growth,
@@ -150,6 +154,7 @@ async fn one(
         Scenario::Targeted => targeted::run(args, size, report).await,
         Scenario::Edges => edges::run(args, size, report).await,
         Scenario::Messages => messages::run(args, size, report).await,
+        Scenario::Receipts => receipts::run(args, size, report).await,
         Scenario::Churn => churn::run(args, size, report).await,
         Scenario::Slow => slow::run(args, size, report).await,
         Scenario::Growth => growth::run(args, size, report).await,
