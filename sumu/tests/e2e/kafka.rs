@@ -8,6 +8,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{Consumer, StreamConsumer};
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::message::{Header, Headers, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Message, Offset, TopicPartitionList};
@@ -222,13 +223,19 @@ pub(crate) async fn add_partitions(brokers: &str, topic: &str, count: usize) {
     assert!(results.iter().all(Result::is_ok), "{results:?}");
 }
 
-/// Another thing that an operator should not do: loses a group's offsets. It must have no members.
+/// Another thing that an operator should not do: loses a group's offsets. Waits until it has no members: one that
+/// ended may have to be missed first.
 pub(crate) async fn delete_group(brokers: &str, group: &str) {
-    let results = admin(brokers)
-        .delete_groups(&[group], &AdminOptions::new())
-        .await
-        .unwrap();
-    assert!(results.iter().all(Result::is_ok), "{results:?}");
+    let (admin, deadline) = (admin(brokers), Instant::now() + crate::PATIENCE);
+    loop {
+        let results = admin.delete_groups(&[group], &AdminOptions::new()).await;
+        match results.unwrap().as_slice() {
+            [Ok(_)] => return,
+            [Err((_, RDKafkaErrorCode::NonEmptyGroup))] if Instant::now() < deadline => {}
+            results => panic!("{results:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }
 
 /// How many records of a topic a group has not committed yet. Blocks.
