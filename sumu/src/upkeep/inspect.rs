@@ -1,6 +1,7 @@
 //! Compares a store with what the log says, and folds the log into it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use audit::plan::Removed;
@@ -17,6 +18,8 @@ use crate::{Differs, Incomplete, console, scanning};
 
 /// Users that are looked up at once.
 const USERS_AT_ONCE: usize = 256;
+/// How far clocks of this machine and the brokers may be apart.
+const CLOCKS_APART: Duration = Duration::from_mins(10);
 /// How often what differs is looked at again: traffic goes on between the log's end and the look.
 const LOOKS: usize = 5;
 
@@ -177,7 +180,7 @@ async fn expected(
     };
     // Presence first, so that what it says is no younger than the connections.
     let presence = Plan::make(log, &ask(&topics.presence, Start::Beginning)).await?;
-    let since = Start::Time(history::reads_from(now, &rules));
+    let since = Start::Time(history::reads_from(now, &rules) - CLOCKS_APART);
     let connections = Plan::make(log, &ask(&topics.connections, since)).await?;
 
     let rows = scanning::fold(
@@ -240,8 +243,6 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use futures_util::future::BoxFuture;
-    use std::time::Duration;
-
     use schemas::presence::Status;
     use schemas::{ConnectionId, ConnectionRow, Epoch};
     use store::PresenceRow;
