@@ -1,6 +1,7 @@
 //! Appends records and answers where and when they were logged.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::thread;
@@ -19,7 +20,6 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::client::{self, Client, Logging};
-use crate::stranded::Reach;
 use crate::{AppendError, Appended, LogError, NewRecord, messages};
 
 /// A broken client is replaced at most this often.
@@ -34,8 +34,8 @@ const POLL: Duration = Duration::from_secs(1);
 ///
 /// Should librdkafka declare its client broken (the log lost the state that makes it idempotent),
 /// the records in flight end as [`AppendError::Unknown`] and a new client takes those that follow.
-/// So it is, too, where the client has lost its brokers for good: records have no answer in time, and
-/// none is acknowledged meanwhile.
+/// So it is, too, where the client has lost its brokers for good: all were down, and a record had no
+/// answer since.
 #[derive(Clone, Debug)]
 pub struct Producer(Arc<Inner>);
 
@@ -63,8 +63,15 @@ pub(crate) struct Sender {
 #[derive(Debug)]
 pub(crate) struct Deliveries {
     logging: Logging,
-    reach: Reach,
+    reach: AtomicU8,
 }
+
+/// The log acknowledges, as far as is known.
+const REACHED: u8 = 0;
+/// All brokers were said to be down, and nothing was acknowledged since.
+const DOWN: u8 = 1;
+/// And a record has had no answer in time since: the client may never find a broker again.
+const STRANDED: u8 = 2;
 
 /// Who waits for a delivery report.
 #[derive(Debug)]
@@ -229,7 +236,8 @@ impl Sender {
     }
 
     fn is_stranded(&self) -> bool {
-        self.producer.context().reach.is_lost()
+        let context = self.producer.context();
+        context.reach.load(Ordering::Relaxed) == STRANDED
     }
 
     pub(crate) fn producer(&self) -> Arc<BaseProducer<Deliveries>> {
@@ -275,23 +283,32 @@ impl Future for Append {
 }
 
 impl Deliveries {
-    fn new() -> Self {
+    const fn new() -> Self {
         Self {
             logging: Logging,
-            reach: Reach::new(Instant::now()),
+            reach: AtomicU8::new(REACHED),
         }
     }
 
     /// Notes what an answer says about the way to the log.
     fn note(&self, result: &DeliveryResult<'_>) {
-        match result {
-            Ok(_) => self.reach.acknowledged(),
-            Err((error, _)) => {
-                if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageTimedOut) {
-                    self.reach.timed_out(Instant::now());
-                }
+        let from_to = match result {
+            Ok(_) => {
+                self.reach.store(REACHED, Ordering::Relaxed);
+                return;
             }
-        }
+            Err((error, _)) => match error.rdkafka_error_code() {
+                Some(RDKafkaErrorCode::MessageTimedOut) => (DOWN, STRANDED),
+                _ => return,
+            },
+        };
+        self.step(from_to);
+    }
+
+    fn step(&self, (from, to): (u8, u8)) {
+        let relaxed = Ordering::Relaxed;
+        // Already further, or not there yet.
+        let _as_it_was = self.reach.compare_exchange(from, to, relaxed, relaxed);
     }
 }
 
@@ -304,7 +321,7 @@ impl ClientContext for Deliveries {
 
     fn error(&self, error: KafkaError, reason: &str) {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
-            self.reach.doubt(Instant::now());
+            self.step((REACHED, DOWN));
         }
         self.logging.error(error, reason);
     }

@@ -17,7 +17,7 @@ use crate::messages::{self, Names};
 use crate::stranded::Suspicion;
 use crate::{Log, LogError, Record, Start, TopicPartition};
 
-/// How long nothing may come after an error, until the client is made anew.
+/// How long nothing may come after all brokers were down, until the client is made anew.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Reads committed records of chosen partitions.
@@ -108,7 +108,11 @@ impl Reader {
     fn noted(&mut self, error: KafkaError) -> KafkaError {
         match error {
             KafkaError::PartitionEOF(_) => self.suspicion.heard(Instant::now()),
-            _ => self.suspicion.told(Instant::now()),
+            // One of several that is down is no reason: each new client would meet it again.
+            _ if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) => {
+                self.suspicion.told(Instant::now());
+            }
+            _ => {}
         }
         error
     }

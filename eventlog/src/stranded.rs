@@ -6,8 +6,6 @@
 //! like silence after an error: nearly always one that says all brokers are down, but one that lost them
 //! between two such words says no second one.
 
-use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -36,7 +34,7 @@ impl Suspicion {
         self.since = self.since.filter(|_| !self.anew).map(|_| now);
     }
 
-    /// The client told of an error: that of one broker may be the last that it tells.
+    /// The client told of an error after which it may be lost.
     pub(crate) fn told(&mut self, now: Instant) {
         self.since.get_or_insert(now);
         self.anew = false;
@@ -57,62 +55,6 @@ impl Suspicion {
         self.since = Some(now);
         self.anew = true;
     }
-}
-
-/// What the answers to appended records say about the way to the log. Shared by threads.
-#[derive(Debug)]
-pub(crate) struct Reach {
-    made: Instant,
-    /// Milliseconds from there to the first doubt since a record was acknowledged; zero without one.
-    doubted: AtomicU64,
-    stranded: AtomicBool,
-}
-
-impl Reach {
-    /// For how long from the first doubt on nothing is acknowledged by a client that has lost its brokers: one
-    /// of several that is down for a moment leaves answers by the others.
-    const DOUBT: Duration = Duration::from_secs(1);
-
-    pub(crate) fn new(now: Instant) -> Self {
-        Self {
-            made: now,
-            doubted: AtomicU64::new(0),
-            stranded: AtomicBool::new(false),
-        }
-    }
-
-    pub(crate) fn acknowledged(&self) {
-        self.doubted.store(0, Relaxed);
-        self.stranded.store(false, Relaxed);
-    }
-
-    /// A record had no answer in time.
-    pub(crate) fn timed_out(&self, now: Instant) {
-        let doubted = self.doubted.load(Relaxed);
-        if doubted > 0 && self.elapsed(now) >= doubted + millis(Self::DOUBT) {
-            self.stranded.store(true, Relaxed);
-        }
-        self.doubt(now);
-    }
-
-    /// All brokers are said to be down.
-    pub(crate) fn doubt(&self, now: Instant) {
-        let now = self.elapsed(now).max(1);
-        let _doubted_already = self.doubted.compare_exchange(0, now, Relaxed, Relaxed);
-    }
-
-    /// Whether the client may never find a broker again.
-    pub(crate) fn is_lost(&self) -> bool {
-        self.stranded.load(Relaxed)
-    }
-
-    fn elapsed(&self, now: Instant) -> u64 {
-        millis(now.duration_since(self.made))
-    }
-}
-
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -148,32 +90,5 @@ mod tests {
         suspicion.told(anew);
         suspicion.heard(anew);
         assert_eq!(suspicion.due(), Some(anew + PATIENCE));
-    }
-
-    #[test]
-    fn a_producer_is_lost_whose_records_time_out_while_none_is_acknowledged() {
-        let made = Instant::now();
-        let reach = Reach::new(made);
-        reach.timed_out(made);
-        reach.timed_out(made);
-        assert!(!reach.is_lost(), "many time out together");
-        reach.acknowledged();
-        reach.timed_out(made + Reach::DOUBT);
-        assert!(!reach.is_lost(), "one was acknowledged meanwhile");
-        reach.timed_out(made + Reach::DOUBT * 2);
-        assert!(reach.is_lost());
-        reach.acknowledged();
-        assert!(!reach.is_lost());
-    }
-
-    #[test]
-    fn a_word_of_all_brokers_being_down_is_a_doubt_only() {
-        let made = Instant::now();
-        let reach = Reach::new(made);
-        reach.doubt(made);
-        reach.doubt(made + Reach::DOUBT);
-        assert!(!reach.is_lost());
-        reach.timed_out(made + Reach::DOUBT * 2);
-        assert!(reach.is_lost());
     }
 }

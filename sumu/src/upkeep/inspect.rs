@@ -60,8 +60,8 @@ impl Verdict {
     }
 }
 
-/// Folds the log, writes what a store holds otherwise, and verifies it. No event is appended. One that was
-/// interrupted is gone on with: what it wrote differs no more.
+/// Folds the log, writes what a store holds otherwise, and verifies it. No event is appended. An interrupted
+/// one can be run again: rows already written no longer differ.
 pub(crate) async fn rebuild(
     log: &Log,
     store: &dyn ConnectionStore,
@@ -81,7 +81,13 @@ pub(crate) async fn rebuild(
 async fn mend(rows: &Rows, store: &dyn ConnectionStore) -> Result<usize, StoreError> {
     let mut written = 0;
     for some in rows.users().chunks(USERS_AT_ONCE) {
-        let differences = compare(rows, store, some).await?;
+        let differences = match compare(rows, store, some).await {
+            // A row that cannot be read is written anew, and those beside it.
+            Err(StoreError::Row { .. }) => {
+                rows.compare(some, vec![], vec![], Clock::system().now())
+            }
+            compared => compared?,
+        };
         let writes = differences.iter().filter_map(|one| rows.mend(one));
         let writes: Vec<Mutation> = writes.collect();
         store.apply(&writes).await?;
